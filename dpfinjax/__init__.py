@@ -1,0 +1,1 @@
+"""Differentially private learning on financial images, as pure functions in JAX."""

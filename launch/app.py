@@ -1,0 +1,84 @@
+"""What every launcher does at its edges: flags, one-sentence errors, exit codes."""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from dpfinjax.errors import InputError
+
+# Naming one of a pair on the command line replaces the other, which the config file may have set.
+_EITHER_OR = (("target_epsilon", "noise_multiplier"), ("epochs", "steps"))
+
+
+def run(job: Callable[[ConfigDict, str], object], name: str) -> None:
+    """Runs a launcher's job with its config and its workdir, then ends the program.
+
+    Exit codes: 0 when the job is done, 2 after a user's mistake, which is told in one sentence.
+
+    Args:
+      job: a function of a config and a folder's path.
+      name: the launcher's name; the config defaults to `configs/<name>.py`, the workdir to
+        `logs/<name>`.
+    """
+    logging.set_verbosity(logging.WARNING)
+
+    def parse(argv: Sequence[str]) -> list[str]:
+        with _mistakes_told():
+            config = _define_flags(name)
+            left = flags.FLAGS(list(argv))
+            if len(left) > 1:
+                raise InputError(f"{left[1]!r} is no flag; settings are given as --name=value.")
+            if not isinstance(config.value, ConfigDict):
+                raise InputError("--config does not name a config file.")
+            _settle_pairs(config.value, config_flags.get_override_values(flags.FLAGS["config"]))
+            return left
+
+    def main(argv: Sequence[str]) -> None:
+        del argv
+        with _mistakes_told():
+            job(flags.FLAGS.config, flags.FLAGS.workdir)
+
+    app.run(main, flags_parser=parse)
+
+
+def _define_flags(name: str) -> flags.FlagHolder:
+    """Defines the launchers' flags; the config's already reads its file and overrides here."""
+    try:
+        config = config_flags.DEFINE_config_file(
+            "config", f"configs/{name}.py", "Config file, with :variant where it has some."
+        )
+    except AttributeError as error:
+        field = str(error).strip("'\"")
+        raise InputError(f"The config has no field {field!r}; its file lists them.") from error
+    flags.DEFINE_string("workdir", f"logs/{name}", "Folder of all that is written.")
+    for flag in ("config", "workdir"):  # --help lists the flags of the module that was run
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[flag])
+    return config
+
+
+@contextlib.contextmanager
+def _mistakes_told() -> Iterator[None]:
+    """Turns a user's mistake into one sentence and exit code 2."""
+    try:
+        yield
+    except InputError as error:
+        sentence = str(error)
+    except flags.Error as error:
+        # A config file's own exception comes as a traceback, whose last line is its sentence.
+        last = str(error).strip().splitlines()[-1].rstrip(". ")
+        sentence = f"{last.removeprefix('dpfinjax.errors.InputError: ')}; --help lists the flags."
+    else:
+        return
+    print(f"error: {' '.join(sentence.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _settle_pairs(config: ConfigDict, given: dict[str, object]) -> None:
+    """Clears the default of a setting whose alternative was given."""
+    for pair in _EITHER_OR:
+        for name, other in (pair, pair[::-1]):
+            if name in given and other not in given and other in config:
+                config[other] = None

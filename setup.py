@@ -1,0 +1,44 @@
+"""Packaging. Only `dpfinjax` is installed; `launch` and `configs` run from the clone."""
+
+from setuptools import find_packages, setup
+
+CORE = [
+    "absl-py>=2.1",  # flags and entry points of the launchers
+    "array_record>=0.7",  # record files that TFDS reads and writes without TensorFlow
+    "dp-accounting>=0.5",  # privacy loss distributions, and the reference for our RDP
+    "flax>=0.10",  # linen: the networks
+    "jax>=0.5",  # everything on the device
+    "matplotlib>=3.8",  # pictures
+    "ml_collections>=1.0",  # configs, and their flags
+    "numpy>=1.26",  # everything on the host
+    "optax>=0.2.4",  # optimizers, schedules, losses
+    "orbax-checkpoint>=0.11",  # checkpoints that are whole or absent
+    "pyarrow>=16",  # fast readers of CSV and Parquet
+    "scipy>=1.15",  # special functions of the accountant, rank filters; JAX needs it already
+    "tensorboardX>=2.6.2",  # TensorBoard events without TensorFlow, at a hundredth of its weight
+    "tensorflow-datasets>=4.9.7",  # prepared data sets, downloads; runs without TensorFlow
+    "tqdm>=4.66",  # progress bars
+]
+EXTRAS = {
+    "test": [
+        "hypothesis>=6.100",  # properties over random inputs
+        "mpmath>=1.3",  # the accountant's slow reference
+        "mypy>=1.13",  # types
+        "pytest>=8",
+        "ruff>=0.9",  # lint and format
+    ],
+    "cuda": ["jax[cuda12]"],
+    "tpu": ["jax[tpu]"],
+}
+
+setup(
+    name="dpfinjax",
+    version="0.1.0",
+    description="Differentially private learning on financial images, in JAX",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=find_packages(include=["dpfinjax", "dpfinjax.*"]),
+    install_requires=CORE,
+    extras_require=EXTRAS,
+)

@@ -1,0 +1,24 @@
+"""What tests share: a small simulated market, prepared once a session."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    """A folder for prepared data sets that lasts for the session."""
+    return str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """The folder of real bars; skips where there is none."""
+    clone = Path(__file__).resolve().parent.parent
+    folder = Path(os.environ.get("DPFINJAX_DATA", clone / ".." / "shared" / "data"))
+    if not (folder / "ethusd_1m.csv.gz").exists():
+        pytest.skip("no real bars; DPFINJAX_DATA names their folder")
+    return folder.resolve()
