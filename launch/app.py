@@ -1,12 +1,16 @@
 """What every launcher does at its edges: flags, one-sentence errors, exit codes."""
 
 import contextlib
+import os
+import runpy
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
+import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from dpfinjax import workdir
 from dpfinjax.errors import InputError
 
 # Naming one of a pair on the command line replaces the other, which the config file may have set.
@@ -24,6 +28,8 @@ def run(job: Callable[[ConfigDict, str], object], name: str) -> None:
         `logs/<name>`.
     """
     logging.set_verbosity(logging.WARNING)
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(workdir.cache_folder() / "jax"))
 
     def parse(argv: Sequence[str]) -> list[str]:
         with _mistakes_told():
@@ -34,6 +40,7 @@ def run(job: Callable[[ConfigDict, str], object], name: str) -> None:
             if not isinstance(config.value, ConfigDict):
                 raise InputError("--config does not name a config file.")
             _settle_pairs(config.value, config_flags.get_override_values(flags.FLAGS["config"]))
+            _repeat_and_sweep(config.value, config_flags.get_config_filename(flags.FLAGS["config"]))
             return left
 
     def main(argv: Sequence[str]) -> None:
@@ -54,9 +61,32 @@ def _define_flags(name: str) -> flags.FlagHolder:
         field = str(error).strip("'\"")
         raise InputError(f"The config has no field {field!r}; its file lists them.") from error
     flags.DEFINE_string("workdir", f"logs/{name}", "Folder of all that is written.")
-    for flag in ("config", "workdir"):  # --help lists the flags of the module that was run
+    flags.DEFINE_integer("seeds", None, "Train every model with so many seeds.", lower_bound=1)
+    flags.DEFINE_bool("sweep", False, "Train the cells that the config file's sweep() adds.")
+    for flag in (
+        "config",
+        "workdir",
+        "seeds",
+        "sweep",
+    ):  # --help lists the flags of the module that was run
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[flag])
     return config
+
+
+def _repeat_and_sweep(config: ConfigDict, path: str) -> None:
+    """Puts --seeds and --sweep into the config, which so stays the whole account of a run."""
+    for flag, field in (("seeds", "seeds"), ("sweep", "cells")):
+        if flags.FLAGS[flag].value and field not in config:
+            raise InputError(f"--{flag} does not apply: the config has no field {field!r}.")
+    if flags.FLAGS.seeds:
+        config.seeds = flags.FLAGS.seeds
+    if flags.FLAGS.sweep:
+        sweep = runpy.run_path(path).get("sweep")
+        if sweep is None:
+            raise InputError(f"--sweep does not apply: {path} has no function sweep(add).")
+        cells: list[dict[str, object]] = []
+        sweep(lambda **cell: cells.append(cell))
+        config.cells = tuple(cells)
 
 
 @contextlib.contextmanager

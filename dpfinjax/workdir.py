@@ -1,0 +1,183 @@
+"""A run's folder: one config each, and files that are whole or absent."""
+
+import contextlib
+import csv
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from dpfinjax.errors import InputError
+
+CONFIG = "config.json"
+_PACKAGES = (
+    "dpfinjax",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "numpy",
+    "dp-accounting",
+    "orbax-checkpoint",
+    "tensorflow-datasets",
+)
+
+
+def check(workdir: str | Path, config: ConfigDict) -> None:
+    """Refuses a folder that belongs to another config, or to something else.
+
+    Args:
+      workdir: the folder, which need not exist.
+      config: the whole config of the run that wants it.
+
+    Raises:
+      InputError: if the folder was made by another config (the first field that differs is named),
+        is not a folder, or holds files but no config.
+    """
+    path = Path(workdir)
+    if path.exists() and not path.is_dir():
+        raise InputError(f"--workdir={path} is a file; it must be a folder.")
+    if (path / CONFIG).exists():
+        theirs = _read_config(path / CONFIG)
+        difference = _first_difference(theirs, as_json(config))
+        if difference:
+            raise InputError(
+                f"--workdir={path} holds a run of another config ({difference}); "
+                "choose another folder, or the same config to resume it."
+            )
+    elif path.is_dir() and any(not f.name.startswith(".") for f in path.iterdir()):
+        raise InputError(
+            f"--workdir={path} holds files but no {CONFIG}; choose an empty or a new folder."
+        )
+
+
+def claim(workdir: str | Path, config: ConfigDict) -> Path:
+    """Makes the folder this config's, or confirms that it is.
+
+    Writes `config.json` (the config, versions, devices, command, git commit) where there is none.
+
+    Args:
+      workdir: the folder, made with its parents where it is missing.
+      config: the whole config of the run.
+
+    Returns:
+      The folder's path.
+
+    Raises:
+      InputError: as `check`, or if the folder cannot be made.
+    """
+    check(workdir, config)
+    path = Path(workdir)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--workdir={path} cannot be made: {error.strerror}.") from error
+    if not (path / CONFIG).exists():
+        write_json(path / CONFIG, {"config": as_json(config), **_surroundings()})
+    return path
+
+
+def cache_folder() -> Path:
+    """Returns the user's cache folder, as the XDG base directory specification says.
+
+    `$XDG_CACHE_HOME/dpfinjax`, or `~/.cache/dpfinjax` where the variable is not an absolute path.
+    """
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "dpfinjax"
+
+
+def as_json(config: ConfigDict) -> dict[str, Any]:
+    """Returns a config as plain JSON values, tuples as lists."""
+    return json.loads(config.to_json_best_effort())
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Gives a temporary name beside `path`, which takes its place when the block ends well.
+
+    Args:
+      path: the final name; what it held stays until the block has ended.
+
+    Yields:
+      The temporary path, with the suffix of `path`.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Writes an object as indented, strictly standard JSON, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes rows under a header of the first one's keys, whole or not at all."""
+    with replacing(path) as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def write_npy(path: str | Path, array: np.ndarray) -> None:
+    """Writes an array, whole or not at all."""
+    with replacing(path) as temporary:
+        np.save(temporary, array, allow_pickle=False)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """The config that a folder belongs to."""
+    try:
+        return json.loads(path.read_text())["config"]
+    except (ValueError, KeyError, OSError) as error:
+        raise InputError(
+            f"{path} cannot be read as a run's config; choose another folder."
+        ) from error
+
+
+def _first_difference(theirs: Any, ours: Any, name: str = "config") -> str | None:
+    """The first field in which two JSON values differ, with both values."""
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        for key in sorted(set(theirs) | set(ours)):
+            found = _first_difference(theirs.get(key), ours.get(key), f"{name}.{key}")
+            if found:
+                return found
+        return None
+    return None if theirs == ours else f"{name} is {theirs!r} there and {ours!r} here"
+
+
+def _surroundings() -> dict[str, Any]:
+    """What a run depends on besides its config."""
+    return {
+        "command": sys.argv,
+        "python": sys.version.split()[0],
+        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "devices": [f"{device.platform}:{device.device_kind}" for device in jax.devices()],
+        "git_commit": _git("rev-parse", "HEAD"),
+        "git_changed": bool(_git("status", "--porcelain")),
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    """The output of git in the clone, or None outside of one."""
+    clone = Path(__file__).resolve().parent.parent
+    try:
+        done = subprocess.run(["git", *arguments], cwd=clone, capture_output=True, text=True)
+    except OSError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
