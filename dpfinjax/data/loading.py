@@ -1,0 +1,325 @@
+"""From the run's config to the five splits in memory."""
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import tensorflow_datasets as tfds
+from absl import logging
+from ml_collections import ConfigDict, config_dict
+from tensorflow_datasets.proto import tf_example_pb2
+
+from dpfinjax import workdir
+from dpfinjax.data import binance, candlestick_gaf, patterns, splits
+from dpfinjax.data.candlestick_gaf import CandlestickGaf, CandlestickGafConfig
+from dpfinjax.data.splits import Examples, Splits
+from dpfinjax.errors import InputError
+
+_PICKLE_SUFFIXES = (".pkl", ".pickle")
+_PAPER_LENGTH = 10
+
+_Result = TypeVar("_Result")
+
+
+class Facts(NamedTuple):
+    """What a report or a privacy statement says about the data.
+
+    Attributes:
+      source: As the config names it.
+      source_sha256: The digest of each of the source's files; none for `sim`.
+      folder: Where the prepared dataset lies.
+      bars: Bars in the source; 0 for the paper's pickle, which has none.
+      moved_bars: Those with close != open, which patterns and windows are made of.
+      patterns: Bars on which a pattern ends.
+      windows: Windows that were cut.
+      windows_with_gap: Labelled windows left out because a bar is missing inside.
+      windows_overlapping: Labelled windows left out because they share a bar with another.
+      windows_unused: Windows in no split: purged, or left over by the fractions.
+      examples: For each split, the number of examples of each pattern.
+      disjoint: Whether no bar sits in two examples.
+      unit: What one example is, in words: the unit of privacy.
+      assumptions: What a guarantee for that unit does not cover, one sentence each.
+    """
+
+    source: str
+    source_sha256: tuple[str, ...]
+    folder: str
+    bars: int
+    moved_bars: int
+    patterns: int
+    windows: int
+    windows_with_gap: int
+    windows_overlapping: int
+    windows_unused: int
+    examples: dict[str, dict[str, int]]
+    disjoint: bool
+    unit: str
+    assumptions: tuple[str, ...]
+
+
+def default_config() -> ConfigDict:
+    """The part `config.data` of a run's config, with its defaults.
+
+    Returns:
+      `source`: `sim`, `binance:ETHUSDT:1m:2020-01:2020-12`, the paper's pickle, or files of bars:
+        a path, several separated by commas, or a list.
+      `split`: `random`, or `chronological` with a purge gap.
+      `fractions`: The shares of train, validation, test, public and population; at most 1 in all.
+      `seed`: For the simulated market and for the split.
+      `sim_bars`: How many bars `sim` makes; the default gives the paper's 13,170 training images.
+      `purge_bars`: Bars with close != open left out between two chronological splits.
+      `length`: Bars in a window.
+      `binance_url`: Where the monthly archives are.
+      `cache_dir`: Where datasets and downloads are kept; empty stands for
+        `$XDG_CACHE_HOME/dpfinjax` or `~/.cache/dpfinjax`.
+    """
+    return ConfigDict(
+        {
+            # Of type object, so that a list may take the place of the string.
+            "source": config_dict.FieldReference("sim", field_type=object),
+            "split": "random",
+            "fractions": (0.70, 0.05, 0.10, 0.075, 0.075),
+            "seed": 0,
+            "sim_bars": 3_000_000,
+            "purge_bars": patterns.LOOKBACK_BARS,
+            "length": 10,
+            "binance_url": binance.BASE_URL,
+            "cache_dir": "",
+        }
+    )
+
+
+def load(config: ConfigDict) -> Splits:
+    """Loads the five splits, and prepares them first where that has not been done.
+
+    The same content and settings give the same arrays. A prepared dataset is kept as
+    `candlestick_gaf` under `config.data.cache_dir`; changed settings, a changed source or changed
+    code never meet an old one. Several processes may load at once.
+
+    Args:
+      config: The run's config; reads `config.data`, see `default_config`.
+
+    Returns:
+      The splits as NumPy arrays.
+
+    Raises:
+      InputError: If a field or the source is not what it should be, or has too few bars; names the
+        field.
+    """
+    return _with_dataset(config, _read)
+
+
+def describe(config: ConfigDict) -> Facts:
+    """States what the data are, for a report or a privacy statement; prepares them if needed.
+
+    Args:
+      config: The run's config; reads `config.data`, see `default_config`.
+
+    Returns:
+      The facts.
+
+    Raises:
+      InputError: As `load` does.
+    """
+    return _with_dataset(config, _facts)._replace(source=str(config.data.source))
+
+
+def _facts(builder: CandlestickGaf) -> Facts:
+    """What the dataset's own files say, and its settings."""
+    settings = builder.builder_config
+    stored = dict(builder.info.metadata)
+    examples = {
+        split: dict(zip(patterns.PATTERNS, counts, strict=True))
+        for split, counts in stored.pop("examples").items()
+    }
+    used = sum(sum(counts.values()) for counts in examples.values())
+    disjoint = settings.kind != "pickle"
+    return Facts(
+        source=settings.kind,
+        source_sha256=settings.sha256,
+        folder=str(builder.data_dir),
+        windows_unused=stored["windows"] - used,
+        examples=examples,
+        disjoint=disjoint,
+        unit=_unit(disjoint, settings.length),
+        assumptions=_assumptions(disjoint),
+        **stored,
+    )
+
+
+def _unit(disjoint: bool, length: int) -> str:
+    """What one example is."""
+    if disjoint:
+        return f"one window of {length} bars (no bar sits in two windows)"
+    return f"one image of {length} bars (images overlap in time)"
+
+
+def _assumptions(disjoint: bool) -> tuple[str, ...]:
+    """What a guarantee for one example leaves open."""
+    if disjoint:
+        return (
+            "Which windows are examples, and their labels, rest on up to "
+            f"{patterns.LOOKBACK_BARS} earlier bars; the guarantee covers a window's own bars and "
+            "label, not what the bars before it did to the choice of windows.",
+        )
+    return (
+        f"Images overlap, so one bar sits in up to {_PAPER_LENGTH} examples; the guarantee covers "
+        "an image, not a bar.",
+    )
+
+
+def _resolve(config: ConfigDict) -> tuple[CandlestickGafConfig, Path]:
+    """Checks the settings and finds the source's files."""
+    data = config.data
+    _check(data)
+    cache = Path(data.cache_dir).expanduser() if data.cache_dir else workdir.cache_folder()
+    kind, paths = _find(data.source, str(data.binance_url), cache)
+    if kind == "pickle" and data.split != "random":
+        raise InputError(
+            f"data.split is {data.split!r}, but the paper's pickle has no times; it must be random."
+        )
+    if kind == "pickle" and data.length != _PAPER_LENGTH:
+        raise InputError(
+            f"data.length is {data.length}, but the paper's images have {_PAPER_LENGTH} bars; "
+            f"it must be {_PAPER_LENGTH}."
+        )
+    settings = candlestick_gaf.configure(
+        kind=kind,
+        paths=paths,
+        sim_bars=data.sim_bars if kind == "sim" else 0,
+        seed=data.seed,
+        split=data.split,
+        fractions=tuple(data.fractions),
+        purge_bars=data.purge_bars if data.split == "chronological" else 0,
+        length=data.length,
+    )
+    return settings, cache
+
+
+def _check(data: ConfigDict) -> None:
+    """Refuses settings that no source could make good."""
+    lowest = {"seed": 0, "sim_bars": 1, "purge_bars": 0, "length": patterns.PATTERN_BARS}
+    for field, least in lowest.items():
+        value = data[field]
+        if not isinstance(value, int) or value < least:
+            raise InputError(
+                f"data.{field} is {value!r}; it must be a whole number of at least {least}."
+            )
+    if data.split not in ("random", "chronological"):
+        raise InputError(f"data.split is {data.split!r}; it must be random or chronological.")
+    if data.split == "chronological":
+        splits.check_purge(data.purge_bars)
+    _check_fractions(data.fractions)
+
+
+def _check_fractions(fractions: Sequence[float]) -> None:
+    """Refuses anything but five positive fractions of at most one whole."""
+    names = ", ".join(Splits._fields)
+    if len(fractions) != len(Splits._fields):
+        raise InputError(
+            f"data.fractions has {len(fractions)} numbers; it must have five, for {names}."
+        )
+    if not all(isinstance(share, int | float) and share > 0 for share in fractions):
+        raise InputError(f"data.fractions is {tuple(fractions)}; each must be a positive number.")
+    if sum(fractions) > 1 + 1e-9:
+        raise InputError(f"data.fractions add up to {sum(fractions):.6g}; at most 1 is there.")
+
+
+def _find(source: Any, binance_url: str, cache: Path) -> tuple[str, tuple[str, ...]]:
+    """The source's kind and files; downloads what it names."""
+    if source == "sim":
+        return "sim", ()
+    if str(source).startswith("binance:"):
+        spec = binance.parse(str(source))
+        return "bars", tuple(map(str, binance.download(spec, binance_url, cache / "binance")))
+    paths = _paths(source)
+    is_pickle = len(paths) == 1 and paths[0].endswith(_PICKLE_SUFFIXES)
+    return "pickle" if is_pickle else "bars", paths
+
+
+def _paths(source: Any) -> tuple[str, ...]:
+    """The files of a list, of a path, or of several paths with commas between them."""
+    if not isinstance(source, str | os.PathLike | list | tuple) or not source:
+        raise InputError(
+            f"data.source is {source!r}; it must be sim, binance:SYMBOL:INTERVAL:FIRST:LAST, a "
+            "file, or a list of files."
+        )
+    if isinstance(source, list | tuple):
+        names = list(source)
+    elif Path(source).expanduser().exists():
+        names = [source]  # a comma may be part of its name
+    else:
+        names = str(source).split(",")
+    return tuple(str(Path(name).expanduser()) for name in names)
+
+
+def _with_dataset(config: ConfigDict, use: Callable[[CandlestickGaf], _Result]) -> _Result:
+    """Uses the prepared dataset; makes it again, once, where its files turn out to be damaged."""
+    settings, cache = _resolve(config)
+    try:
+        return use(_prepare(settings, cache))
+    except InputError:
+        raise
+    except Exception as damage:  # whatever the readers raise on a broken file
+        folder = cache / CandlestickGaf.name / settings.name / str(CandlestickGaf.VERSION)
+        if not folder.exists():
+            raise
+        logging.warning("%s is damaged (%s); making it again.", folder, type(damage).__name__)
+        shutil.rmtree(folder, ignore_errors=True)
+        return use(_prepare(settings, cache))
+
+
+def _prepare(settings: CandlestickGafConfig, cache: Path) -> CandlestickGaf:
+    """Opens the dataset, and builds it where it is not there."""
+    try:
+        builder = CandlestickGaf(data_dir=cache, config=settings)
+        builder.download_and_prepare(file_format=candlestick_gaf.FILE_FORMAT)
+    except OSError as error:
+        # Another process may have finished the same dataset first; then that one is ours too.
+        builder = CandlestickGaf(data_dir=cache, config=settings)
+        if not builder.is_prepared():
+            raise InputError(
+                f"data.cache_dir: {cache} cannot be written ({error.strerror or error}); "
+                "name a folder that can."
+            ) from None
+    return builder
+
+
+def _read(builder: CandlestickGaf) -> Splits:
+    """Reads every split."""
+    length = builder.builder_config.length
+    return Splits(*(_read_split(builder, name, length) for name in Splits._fields))
+
+
+def _read_split(builder: CandlestickGaf, name: str, length: int) -> Examples:
+    """Reads one split; a batch of raw records is several times faster than TFDS's own decoding."""
+    source = builder.as_data_source(
+        name, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+    )
+    records = source.__getitems__(range(len(source)))
+    image, label, ohlc, time = zip(*map(_values, records), strict=True)
+    return Examples(
+        image=_joined(image, np.float32).reshape(-1, length, length, 4),
+        label=np.array(label, np.int32),
+        ohlc=_joined(ohlc, np.float64).reshape(-1, length, 4),
+        time=np.array(time, np.int64).view("datetime64[us]"),
+    )
+
+
+def _values(record: bytes) -> tuple[bytes, int, bytes, int]:
+    """The four stored values of one record."""
+    feature = tf_example_pb2.Example.FromString(record).features.feature
+    return (
+        feature["image"].bytes_list.value[0],
+        feature["label"].int64_list.value[0],
+        feature["ohlc"].bytes_list.value[0],
+        feature["time"].int64_list.value[0],
+    )
+
+
+def _joined(parts: Sequence[bytes], dtype: type) -> np.ndarray:
+    """One writable array of the numbers in all parts."""
+    return np.frombuffer(bytearray().join(parts), dtype)
