@@ -46,42 +46,55 @@ def check(workdir: str | Path, config: ConfigDict) -> None:
     if path.exists() and not path.is_dir():
         raise InputError(f"--workdir={path} is a file; it must be a folder.")
     if (path / CONFIG).exists():
-        theirs = _read_config(path / CONFIG)
-        difference = _first_difference(theirs, as_json(config))
+        difference = _first_difference(_read(path / CONFIG)["config"], as_json(config))
         if difference:
             raise InputError(
                 f"--workdir={path} holds a run of another config ({difference}); "
                 "choose another folder, or the same config to resume it."
             )
+    elif path.is_dir() and not os.access(path, os.W_OK):
+        raise InputError(f"--workdir={path} cannot be written; choose another folder.")
     elif path.is_dir() and any(not f.name.startswith(".") for f in path.iterdir()):
         raise InputError(
             f"--workdir={path} holds files but no {CONFIG}; choose an empty or a new folder."
         )
 
 
-def claim(workdir: str | Path, config: ConfigDict) -> Path:
+def claim(workdir: str | Path, config: ConfigDict, bound: Mapping[str, Any]) -> Path:
     """Makes the folder this config's, or confirms that it is.
 
-    Writes `config.json` (the config, versions, devices, command, git commit) where there is none.
+    Writes `config.json` (the config, what it is bound to, versions, devices, command, git commit)
+    where there is none.
 
     Args:
       workdir: the folder, made with its parents where it is missing.
       config: the whole config of the run.
+      bound: what else must be the same when the run is resumed, as JSON values: the data's digests
+        and the numbers that its privacy statement is about.
 
     Returns:
       The folder's path.
 
     Raises:
-      InputError: as `check`, or if the folder cannot be made.
+      InputError: as `check`, if the folder is bound to something else, or cannot be written.
     """
     check(workdir, config)
     path = Path(workdir)
+    ours = json.loads(json.dumps(bound))
+    if (path / CONFIG).exists():
+        difference = _first_difference(_read(path / CONFIG)["bound"], ours, "it")
+        if difference:
+            raise InputError(
+                f"--workdir={path} holds a run of the same config on other data or code "
+                f"({difference}); choose another folder."
+            )
+        return path
     try:
         path.mkdir(parents=True, exist_ok=True)
+        content = {"config": as_json(config), "bound": ours, **_surroundings()}
+        write_json(path / CONFIG, content)
     except OSError as error:
-        raise InputError(f"--workdir={path} cannot be made: {error.strerror}.") from error
-    if not (path / CONFIG).exists():
-        write_json(path / CONFIG, {"config": as_json(config), **_surroundings()})
+        raise InputError(f"--workdir={path} cannot be written: {error.strerror}.") from error
     return path
 
 
@@ -140,11 +153,12 @@ def write_npy(path: str | Path, array: np.ndarray) -> None:
         np.save(temporary, array, allow_pickle=False)
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    """The config that a folder belongs to."""
+def _read(path: Path) -> dict[str, Any]:
+    """The content of a folder's `config.json`."""
     try:
-        return json.loads(path.read_text())["config"]
-    except (ValueError, KeyError, OSError) as error:
+        content = json.loads(path.read_text())
+        return {"config": content["config"], "bound": content["bound"]}
+    except (ValueError, KeyError, TypeError, OSError) as error:
         raise InputError(
             f"{path} cannot be read as a run's config; choose another folder."
         ) from error

@@ -9,6 +9,8 @@ from ml_collections import ConfigDict
 from dpfinjax import workdir
 from dpfinjax.errors import InputError
 
+BOUND = {"sha256": ("abc",), "dpsgd": {"steps": 7, "noise_multiplier": 1.25}}
+
 
 def make_config(**changes):
     config = ConfigDict({"seed": 0, "model": {"widths": (16, 16), "variant": "gaf_cnn"}})
@@ -23,7 +25,7 @@ def write_half(path):
 
 
 def test_a_new_folder_gets_the_config_and_what_the_run_depends_on(tmp_path):
-    folder = workdir.claim(tmp_path / "a" / "b", make_config())
+    folder = workdir.claim(tmp_path / "a" / "b", make_config(), BOUND)
     content = json.loads((folder / "config.json").read_text())
     assert content["config"] == {"seed": 0, "model": {"widths": [16, 16], "variant": "gaf_cnn"}}
     assert set(content) >= {"versions", "devices", "git_commit", "command", "python"}
@@ -31,16 +33,25 @@ def test_a_new_folder_gets_the_config_and_what_the_run_depends_on(tmp_path):
 
 
 def test_the_same_config_may_come_again_and_changes_nothing(tmp_path):
-    workdir.claim(tmp_path / "run", make_config())
+    workdir.claim(tmp_path / "run", make_config(), BOUND)
     before = (tmp_path / "run" / "config.json").read_bytes()
-    workdir.claim(tmp_path / "run", make_config())
+    workdir.claim(tmp_path / "run", make_config(), BOUND)
     assert (tmp_path / "run" / "config.json").read_bytes() == before
 
 
 def test_another_config_is_refused_by_the_field_that_differs(tmp_path):
-    workdir.claim(tmp_path / "run", make_config())
+    workdir.claim(tmp_path / "run", make_config(), BOUND)
     with pytest.raises(InputError, match=r"config\.model\.variant is 'gaf_cnn' there and 'x' here"):
-        workdir.claim(tmp_path / "run", make_config(model={"variant": "x"}))
+        workdir.claim(tmp_path / "run", make_config(model={"variant": "x"}), BOUND)
+
+
+def test_other_data_or_numbers_under_the_same_config_are_refused(tmp_path):
+    workdir.claim(tmp_path / "run", make_config(), BOUND)
+    with pytest.raises(InputError, match=r"it\.sha256 is \['abc'\] there and \['abd'\] here"):
+        workdir.claim(tmp_path / "run", make_config(), BOUND | {"sha256": ("abd",)})
+    changed = BOUND | {"dpsgd": {"steps": 8, "noise_multiplier": 1.25}}
+    with pytest.raises(InputError, match=r"it\.dpsgd\.steps is 7 there and 8 here"):
+        workdir.claim(tmp_path / "run", make_config(), changed)
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):

@@ -242,18 +242,18 @@ def _find(source: Any, binance_url: str, cache: Path) -> tuple[str, tuple[str, .
 
 def _paths(source: Any) -> tuple[str, ...]:
     """The files of a list, of a path, or of several paths with commas between them."""
-    if not isinstance(source, str | os.PathLike | list | tuple) or not source:
+    names = list(source) if isinstance(source, list | tuple) else [source]
+    if not all(isinstance(name, str | os.PathLike) and str(name) for name in names) or not names:
         raise InputError(
             f"data.source is {source!r}; it must be sim, binance:SYMBOL:INTERVAL:FIRST:LAST, a "
             "file, or a list of files."
         )
-    if isinstance(source, list | tuple):
-        names = list(source)
-    elif Path(source).expanduser().exists():
-        names = [source]  # a comma may be part of its name
-    else:
-        names = str(source).split(",")
-    return tuple(str(Path(name).expanduser()) for name in names)
+    try:
+        if len(names) == 1 and not Path(names[0]).expanduser().exists():
+            names = str(names[0]).split(",")  # else the comma is part of the file's name
+        return tuple(str(Path(name).expanduser()) for name in names)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(f"data.source cannot name a file: {str(error).rstrip('.')}.") from error
 
 
 def _with_dataset(config: ConfigDict, use: Callable[[CandlestickGaf], _Result]) -> _Result:

@@ -11,7 +11,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from dpfinjax import data, workdir
-from dpfinjax.data import bars, binance, gaf, loading, patterns, simulate, windows
+from dpfinjax.data import bars, binance, gaf, patterns, simulate, windows
 from dpfinjax.errors import InputError
 
 REPOSITORY = Path(__file__).parents[2]

@@ -1,0 +1,46 @@
+"""How many models a device has room for."""
+
+import dataclasses
+import os
+
+import jax
+import jax.numpy as jnp
+
+from dpfinjax import training
+from dpfinjax.training import Data, HParams, Spec
+
+_SHARE = 0.5  # of what is free; the rest is for the allocator's fragments and everybody else
+
+
+def models_that_fit(data: Data, spec: Spec) -> int:
+    """Returns how many models can train at once on all devices together, at least 1.
+
+    Compiles one step of one model and counts the bytes that the compiler plans for it, against half
+    of the memory that a device has left.
+
+    Args:
+      data: the examples, which every device holds once.
+      spec: the static settings of the training.
+    """
+    one_step = dataclasses.replace(spec, steps=1, epoch_steps=1)
+    key = jax.random.key(0)
+    state = jax.eval_shape(lambda: training.init(key, data, one_step))
+    hparams = HParams(*(jnp.float32(1.0),) * len(HParams._fields))
+    step = jax.jit(training.train_epoch, static_argnames=("spec",))
+    compiled = step.lower(
+        key, state, jnp.int32(0), hparams, training.everything(data), data, spec=one_step
+    ).compile()
+    devices, planned = jax.local_devices(), compiled.memory_analysis()
+    if planned is None:  # a backend whose compiler does not tell
+        return len(devices)
+    needed = planned.temp_size_in_bytes + 2 * planned.output_size_in_bytes
+    return max(1, int(_SHARE * _free_bytes(devices[0]) // needed)) * len(devices)
+
+
+def _free_bytes(device: jax.Device) -> int:
+    """The memory that a device has left; simulated CPU devices share the machine's."""
+    stats = device.memory_stats() or {}
+    if "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return machine // jax.local_device_count()

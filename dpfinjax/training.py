@@ -1,0 +1,410 @@
+"""`fit`: the one function that trains every model, as a pure program over device-resident data."""
+
+import dataclasses
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from dpfinjax import clipping, dpsgd, sampling
+from dpfinjax.errors import InputError
+
+CLIP_METHODS = ("auto", "ghost", "vmap", "none")
+SCHEDULES = ("constant", "cosine", "linear")
+_INIT = 0xFFFFFFFF  # fold_in for the first parameters; no step has this number
+
+
+class HParams(NamedTuple):
+    """Settings that are arrays, so that `jax.vmap` over them trains several models in one program.
+
+    Attributes:
+      learning_rate: float32 [], the peak of the schedule.
+      clip_norm: float32 [], the largest l2 norm of one example's gradient; unused by "none".
+      noise_multiplier: float32 [], noise over clip norm; unused by "none".
+      sample_rate: float32 [], the chance of each example to be in a step's batch.
+      batch_size: float32 [], the expected batch size, by which the sum of gradients is divided.
+    """
+
+    learning_rate: jax.Array
+    clip_norm: jax.Array
+    noise_multiplier: jax.Array
+    sample_rate: jax.Array
+    batch_size: jax.Array
+
+
+class Membership(NamedTuple):
+    """Which examples a model may see, as padded rows of the data.
+
+    Attributes:
+      rows: int32 [r], rows of the data; entries from `size` on are padding.
+      size: int32 [], how many there are.
+    """
+
+    rows: jax.Array
+    size: jax.Array
+
+
+class Data(NamedTuple):
+    """Examples on the device.
+
+    Attributes:
+      inputs: float32 [n, ...].
+      targets: int32 [n], classes.
+    """
+
+    inputs: jax.Array
+    targets: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """What is fixed when a training program is compiled.
+
+    Attributes:
+      module: a Flax linen module from inputs to logits.
+      steps: number of updates in all.
+      epoch_steps: number of updates a call of `train_epoch` makes, at most.
+      capacity: length of a sampled batch, padding included.
+      clip_method: one of `CLIP_METHODS`; "none" trains without clipping, noise or privacy.
+      microbatch: examples that are worked on at a time; pieces of a batch that hold only padding
+        cost nothing.
+      optimizer: "sgd" or "adam".
+      momentum: decay of SGD's momentum, in [0, 1).
+      nesterov: whether SGD's momentum is Nesterov's.
+      schedule: one of `SCHEDULES`, the shape of the learning rate after the warm-up.
+      warmup_steps: updates before the learning rate, rising evenly, is at its peak.
+      ema_decay: decay of the average of parameters that is evaluated, in [0, 1); 0 for none.
+    """
+
+    module: nn.Module
+    steps: int
+    epoch_steps: int
+    capacity: int
+    clip_method: str = "auto"
+    microbatch: int = 64
+    optimizer: str = "sgd"
+    momentum: float = 0.0
+    nesterov: bool = False
+    schedule: str = "constant"
+    warmup_steps: int = 0
+    ema_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        _one_of("clip_method", self.clip_method, CLIP_METHODS)
+        _one_of("optimizer", self.optimizer, ("sgd", "adam"))
+        _one_of("schedule", self.schedule, SCHEDULES)
+        for name in ("momentum", "ema_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be in [0, 1).")
+        for name in ("steps", "epoch_steps", "capacity", "microbatch"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+
+    @property
+    def epochs(self) -> int:
+        """How many calls of `train_epoch` make the whole training."""
+        return -(-self.steps // self.epoch_steps)
+
+
+class State(NamedTuple):
+    """What a training carries from step to step.
+
+    Attributes:
+      params: the parameters that are trained.
+      opt_state: the optimizer's state.
+      ema: the averaged parameters; None where `ema_decay` is 0.
+    """
+
+    params: Any
+    opt_state: Any
+    ema: Any
+
+    @property
+    def result(self) -> Any:
+        """The parameters to evaluate and to share."""
+        return self.params if self.ema is None else self.ema
+
+
+class History(NamedTuple):
+    """What an epoch saw, not private; each is [] for one epoch, [epochs] for a `fit`.
+
+    Attributes:
+      loss: mean loss over the sampled examples with a finite gradient, before each update.
+      grad_norm: mean l2 norm of these gradients before clipping.
+      clipped: share of them whose gradient was scaled down.
+      nonfinite: number of them whose gradient was dropped because it was not finite.
+      batch_size: mean number of examples in a batch.
+    """
+
+    loss: jax.Array
+    grad_norm: jax.Array
+    clipped: jax.Array
+    nonfinite: jax.Array
+    batch_size: jax.Array
+
+
+def everything(data: Data) -> Membership:
+    """The membership of a model that sees all the data."""
+    rows = data.targets.shape[0]
+    return Membership(jnp.arange(rows, dtype=jnp.int32), jnp.int32(rows))
+
+
+def fit(
+    key: jax.Array, hparams: HParams, membership: Membership, data: Data, spec: Spec
+) -> tuple[Any, History]:
+    """Trains one model from its first parameters to its last.
+
+    Pure: `jax.jit` it with `spec` static, `jax.vmap` it over any of its arrays. With a
+    `clip_method` other than "none" the parameters are the output of `spec.steps`
+    Poisson-subsampled Gaussian mechanisms over the rows of `membership`, post-processed by the
+    optimizer and the average.
+
+    Args:
+      key: a JAX random key for first parameters, samples and noise.
+      hparams: the settings that are arrays.
+      membership: which rows of the data this model may see.
+      data: the examples.
+      spec: the settings that are compiled in.
+
+    Returns:
+      The trained parameters (averaged where `ema_decay` is set), and the history by epoch.
+    """
+
+    def epoch(state: State, number: jax.Array) -> tuple[State, History]:
+        return train_epoch(key, state, number, hparams, membership, data, spec)
+
+    state, history = jax.lax.scan(epoch, init(key, data, spec), jnp.arange(spec.epochs))
+    return state.result, history
+
+
+def init(key: jax.Array, data: Data, spec: Spec) -> State:
+    """Returns the state before the first step; uses the shapes of `data`, not its values."""
+    sample = jnp.zeros((1, *data.inputs.shape[1:]), data.inputs.dtype)
+    params = spec.module.init(jax.random.fold_in(key, _INIT), sample)["params"]
+    ema = jax.tree.map(jnp.array, params) if spec.ema_decay else None
+    return State(params, _optimizer(spec, 1.0).init(params), ema)
+
+
+def train_epoch(
+    key: jax.Array,
+    state: State,
+    epoch: jax.Array,
+    hparams: HParams,
+    membership: Membership,
+    data: Data,
+    spec: Spec,
+) -> tuple[State, History]:
+    """Makes the updates of one epoch: steps `epoch * epoch_steps` up to the next epoch's first.
+
+    All randomness of a step is `fold_in(key, step)`, so a state and an epoch's number are all that
+    is needed to go on with the same bits.
+
+    Args:
+      key: the key of the whole training, the same for every epoch.
+      state: the state before the epoch.
+      epoch: int32 [], the epoch's number from 0; not to be mapped over by `vmap`.
+      hparams: the settings that are arrays.
+      membership: which rows of the data this model may see.
+      data: the examples.
+      spec: the settings that are compiled in.
+
+    Returns:
+      The state after the epoch, and what the epoch saw.
+    """
+
+    def step(state: State, number: jax.Array) -> tuple[State, History]:
+        return _step(key, number, state, hparams, membership, data, spec)
+
+    def skip(state: State, number: jax.Array) -> tuple[State, History]:
+        del number
+        return state, History(*(jnp.zeros(()),) * len(History._fields))
+
+    def step_if_left(state: State, number: jax.Array) -> tuple[State, History]:
+        return jax.lax.cond(number < spec.steps, step, skip, state, number)
+
+    numbers = epoch * spec.epoch_steps + jnp.arange(spec.epoch_steps, dtype=jnp.int32)
+    state, sums = jax.lax.scan(step_if_left, state, numbers)
+    return state, _means(History(*map(jnp.sum, sums)), jnp.sum(numbers < spec.steps))
+
+
+class Evaluation(NamedTuple):
+    """A model's answers to a set of examples.
+
+    Attributes:
+      loss: float32 [], the mean cross-entropy in nats.
+      accuracy: float32 [], the share of right answers.
+      logits: float32 [n, classes].
+    """
+
+    loss: jax.Array
+    accuracy: jax.Array
+    logits: jax.Array
+
+
+@functools.partial(jax.jit, static_argnames=("module", "chunk"))
+def evaluate(params: Any, data: Data, module: nn.Module, chunk: int = 4096) -> Evaluation:
+    """Evaluates a model, `chunk` examples at a time.
+
+    Args:
+      params: the parameters of `module`.
+      data: at least one example.
+      module: a Flax linen module from inputs to logits.
+      chunk: examples whose activations are in memory at a time.
+
+    Returns:
+      Loss, accuracy and logits.
+    """
+
+    def answer(example: jax.Array) -> jax.Array:
+        return module.apply({"params": params}, example[None])[0]
+
+    logits = jax.lax.map(answer, data.inputs, batch_size=min(chunk, data.targets.shape[0]))
+    loss = _cross_entropy(logits, data.targets)
+    right = jnp.argmax(logits, axis=-1) == data.targets
+    return Evaluation(jnp.mean(loss), jnp.mean(right), logits)
+
+
+def _step(
+    key: jax.Array,
+    number: jax.Array,
+    state: State,
+    hparams: HParams,
+    membership: Membership,
+    data: Data,
+    spec: Spec,
+) -> tuple[State, History]:
+    """One update, and sums of what it saw."""
+    sample_key, noise_key = jax.random.split(jax.random.fold_in(key, number))
+    drawn, mask = sampling.poisson(
+        sample_key, membership.rows.shape[0], hparams.sample_rate, spec.capacity
+    )
+    # What is drawn is ascending, so padding of the membership never takes a real row's place.
+    mask &= drawn < membership.size
+    batch = jax.tree.map(lambda x: x[membership.rows[drawn]], data)
+    grad, stats = _gradient(noise_key, state.params, batch, mask, hparams, spec)
+    optimizer = _optimizer(spec, hparams.learning_rate)
+    updates, opt_state = optimizer.update(grad, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    sums = History(
+        loss=jnp.sum(jnp.where(stats.nonfinite, 0.0, stats.loss)),
+        grad_norm=jnp.sum(jnp.where(stats.nonfinite, 0.0, stats.norm)),
+        clipped=jnp.sum(stats.clipped, dtype=jnp.float32),
+        nonfinite=jnp.sum(stats.nonfinite, dtype=jnp.float32),
+        batch_size=jnp.sum(mask, dtype=jnp.float32),
+    )
+    return State(params, opt_state, _averaged(state.ema, params, number, spec)), sums
+
+
+def _gradient(
+    key: jax.Array, params: Any, batch: Data, mask: jax.Array, hparams: HParams, spec: Spec
+) -> tuple[Any, clipping.ClipStats]:
+    """The gradient that the optimizer sees: private, unless the method is "none"."""
+    if spec.clip_method == "none":
+        total, stats = clipping.in_microbatches(_plain_grad(spec), spec.microbatch)(
+            params, batch, mask
+        )
+        return jax.tree.map(lambda g: g / hparams.batch_size, total), stats
+    clipped_grad = _clipped_grad(params, batch, mask, hparams.clip_norm, spec)
+    return dpsgd.private_grad(
+        key,
+        clipping.in_microbatches(clipped_grad, spec.microbatch),
+        params,
+        batch,
+        mask,
+        hparams.noise_multiplier,
+        hparams.batch_size,
+    )
+
+
+def _plain_grad(spec: Spec) -> clipping.ClippedGrad:
+    """The sum of gradients as they are, which bounds nothing; its statistics are the losses."""
+
+    def total_loss(params: Any, batch: Data, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+        logits = spec.module.apply({"params": params}, batch.inputs)
+        losses = jnp.where(mask, _cross_entropy(logits, batch.targets), 0.0)
+        return jnp.sum(losses), losses
+
+    def function(params: Any, batch: Data, mask: jax.Array) -> tuple[Any, clipping.ClipStats]:
+        total, losses = jax.grad(total_loss, has_aux=True)(params, batch, mask)
+        nothing = jnp.zeros_like(mask)
+        return total, clipping.ClipStats(jnp.zeros_like(losses), nothing, nothing, losses)
+
+    return clipping.ClippedGrad(function, math.inf)
+
+
+def _clipped_grad(
+    params: Any, batch: Data, mask: jax.Array, clip_norm: jax.Array, spec: Spec
+) -> clipping.ClippedGrad:
+    """The clipped gradient by the method that is asked for; "auto" takes ghost where it can."""
+
+    def example_loss(params: Any, example: Data) -> jax.Array:
+        logits = spec.module.apply({"params": params}, example.inputs[None])
+        return _cross_entropy(logits, example.targets[None])[0]
+
+    reference = clipping.vmap_clipped_grad(example_loss, clip_norm)
+    if spec.clip_method == "vmap":
+        return reference
+    ghost = clipping.ghost_clipped_grad(spec.module, _cross_entropy, clip_norm)
+    if spec.clip_method == "auto":
+        try:
+            jax.eval_shape(ghost, params, batch, mask)
+        except InputError:
+            return reference
+    return ghost
+
+
+def _cross_entropy(logits: Any, targets: jax.Array) -> jax.Array:
+    """The cross-entropy of each example in nats."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+
+
+def _optimizer(spec: Spec, learning_rate: jax.Array | float) -> optax.GradientTransformation:
+    """The optimizer with its schedule; its state's structure depends on `spec` alone."""
+    left = max(1, spec.steps - spec.warmup_steps)
+    after = {
+        "constant": optax.constant_schedule(1.0),
+        "cosine": optax.cosine_decay_schedule(1.0, left),
+        "linear": optax.linear_schedule(1.0, 0.0, left),
+    }[spec.schedule]
+    # The first step is paid for like every other, so it moves too.
+    warmup = optax.linear_schedule(1 / (spec.warmup_steps + 1), 1.0, spec.warmup_steps)
+    shape = optax.join_schedules([warmup, after], [spec.warmup_steps])
+
+    def schedule(count: jax.Array) -> jax.Array:
+        return learning_rate * shape(count)
+
+    if spec.optimizer == "adam":
+        return optax.adam(schedule)
+    return optax.sgd(schedule, momentum=spec.momentum or None, nesterov=spec.nesterov)
+
+
+def _averaged(ema: Any, params: Any, number: jax.Array, spec: Spec) -> Any:
+    """The average of parameters, which forgets the first ones faster than later ones."""
+    if not spec.ema_decay:
+        return None
+    decay = jnp.minimum(spec.ema_decay, (number + 1.0) / (number + 11.0))
+    return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, ema, params)
+
+
+def _means(sums: History, steps: jax.Array) -> History:
+    """Sums over an epoch turned into what `History` says; nan where no example was finite."""
+    examples = jnp.maximum(sums.batch_size, 1.0)
+    finite = sums.batch_size - sums.nonfinite
+    finite = jnp.where((finite == 0) & (sums.nonfinite > 0), jnp.nan, jnp.maximum(finite, 1.0))
+    return History(
+        loss=sums.loss / finite,
+        grad_norm=sums.grad_norm / finite,
+        clipped=sums.clipped / examples,
+        nonfinite=sums.nonfinite,
+        batch_size=sums.batch_size / steps,
+    )
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Raises InputError unless the value is allowed."""
+    if value not in allowed:
+        raise InputError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}.")
