@@ -162,6 +162,36 @@ def pattern_sheet(
     save(figure, path)
 
 
+def bench_bars(
+    path: str | Path, rates: Mapping[str, Mapping[int, tuple[float, float, float]]]
+) -> None:
+    """Draws examples per second, grouped by batch size, a bar for each method.
+
+    Args:
+      path: where the PNG goes.
+      rates: for each method, by batch size, the median and the ends of its interval; a method may
+        lack a batch size.
+    """
+    sizes = sorted({size for by_size in rates.values() for size in by_size})
+    width = 0.84 / len(rates)
+    figure = Figure(figsize=(3 + 0.34 * len(sizes) * len(rates), 4.4), layout="constrained")
+    axis = figure.subplots()
+    for rank, (method, by_size) in enumerate(rates.items()):
+        offset = (rank - (len(rates) - 1) / 2) * width
+        places = [sizes.index(size) + offset for size in by_size]
+        median, low, high = np.array(list(by_size.values())).T
+        bars = axis.bar(places, median, 0.9 * width, label=method)
+        axis.errorbar(places, median, [median - low, high - median], fmt="none", color="k", lw=1)
+        axis.bar_label(bars, [f"{rate / 1000:.3g}k" for rate in median], fontsize=6, padding=1)
+    axis.set_xticks(range(len(sizes)), [f"{size:,}" for size in sizes])
+    axis.set(xlabel="expected batch size", ylabel="examples per second", ylim=(0, None))
+    axis.set_title("Training steps, median and quartiles")
+    axis.grid(axis="y", alpha=0.3)
+    axis.set_axisbelow(True)
+    axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    save(figure, path)
+
+
 def save(figure: Figure, path: str | Path) -> None:
     """Writes a figure as PNG, whole or not at all."""
     FigureCanvasAgg(figure)

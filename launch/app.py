@@ -10,17 +10,15 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from dpfinjax import workdir
+from dpfinjax import settings, workdir
 from dpfinjax.errors import InputError
-
-# Naming one of a pair on the command line replaces the other, which the config file may have set.
-_EITHER_OR = (("target_epsilon", "noise_multiplier"), ("epochs", "steps"))
 
 
 def run(job: Callable[[ConfigDict, str], object], name: str) -> None:
     """Runs a launcher's job with its config and its workdir, then ends the program.
 
-    Exit codes: 0 when the job is done, 2 after a user's mistake, which is told in one sentence.
+    Exit codes: 0 when the job is done, 2 after a user's mistake, which is told in one sentence, 130
+    when it was interrupted.
 
     Args:
       job: a function of a config and a folder's path.
@@ -39,7 +37,9 @@ def run(job: Callable[[ConfigDict, str], object], name: str) -> None:
                 raise InputError(f"{left[1]!r} is no flag; settings are given as --name=value.")
             if not isinstance(config.value, ConfigDict):
                 raise InputError("--config does not name a config file.")
-            _settle_pairs(config.value, config_flags.get_override_values(flags.FLAGS["config"]))
+            settings.settle_pairs(
+                config.value, config_flags.get_override_values(flags.FLAGS["config"])
+            )
             _repeat_and_sweep(config.value, config_flags.get_config_filename(flags.FLAGS["config"]))
             return left
 
@@ -57,7 +57,7 @@ def _define_flags(name: str) -> flags.FlagHolder:
         config = config_flags.DEFINE_config_file(
             "config", f"configs/{name}.py", "Config file, with :variant where it has some."
         )
-    except AttributeError as error:
+    except (AttributeError, KeyError) as error:
         field = str(error).strip("'\"")
         raise InputError(f"The config has no field {field!r}; its file lists them.") from error
     flags.DEFINE_string("workdir", f"logs/{name}", "Folder of all that is written.")
@@ -100,15 +100,10 @@ def _mistakes_told() -> Iterator[None]:
         # A config file's own exception comes as a traceback, whose last line is its sentence.
         last = str(error).strip().splitlines()[-1].rstrip(". ")
         sentence = f"{last.removeprefix('dpfinjax.errors.InputError: ')}; --help lists the flags."
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
     else:
         return
     print(f"error: {' '.join(sentence.split())}", file=sys.stderr)
     sys.exit(2)
-
-
-def _settle_pairs(config: ConfigDict, given: dict[str, object]) -> None:
-    """Clears the default of a setting whose alternative was given."""
-    for pair in _EITHER_OR:
-        for name, other in (pair, pair[::-1]):
-            if name in given and other not in given and other in config:
-                config[other] = None

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from configs import simulate as simulate_config
 from dpfinjax.data import simulate, stylised_facts
 from dpfinjax.errors import InputError
 from launch.simulate import compare
@@ -26,29 +27,32 @@ def _write(path: Path, rows: int) -> None:
     path.write_bytes(gzip.compress("\n".join(lines).encode()))
 
 
+def make_config(real, bars):
+    config = simulate_config.get_config()
+    config.update(real=str(real), bars=bars)
+    return config
+
+
 def test_a_file_is_compared_and_drawn(tmp_path):
     _write(tmp_path / "made.csv.gz", 5000)
-    out = tmp_path / "picture.png"
-    real, simulated = compare(8000, 0, str(tmp_path / "made.csv.gz"), str(out))
+    config = make_config(tmp_path / "made.csv.gz", 8000)
+    real, simulated = compare(config, tmp_path / "run")
     assert (real.bars, simulated.bars) == (5000, 8000)
     assert real.kurtosis == stylised_facts.compute(simulate.bars(5000, seed=9)).kurtosis
-    assert out.read_bytes().startswith(b"\x89PNG")
+    picture = tmp_path / "run" / "plots" / "simulator.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_missing_file_is_named_and_nothing_is_drawn(tmp_path):
-    with pytest.raises(InputError, match=r"absent\.csv"):
-        compare(100, 0, str(tmp_path / "absent.csv"), str(tmp_path / "picture.png"))
+@pytest.mark.parametrize(("real", "words"), [("absent.csv", r"absent\.csv"), ("", "config.real")])
+def test_a_file_that_is_not_there_is_named_and_nothing_is_written(tmp_path, real, words):
+    with pytest.raises(InputError, match=words):
+        compare(make_config(real, 100), tmp_path / "run")
     assert not list(tmp_path.iterdir())
-
-
-def test_a_missing_folder_is_named_before_the_work(tmp_path):
-    with pytest.raises(InputError, match="--out"):
-        compare(100, 0, str(tmp_path / "absent.csv"), str(tmp_path / "nowhere" / "picture.png"))
 
 
 @pytest.mark.skipif(not REAL.exists(), reason=f"{REAL} is not there")
 def test_simulated_minutes_are_close_to_real_ones(tmp_path):
-    real, simulated = compare(1_000_000, 0, str(REAL), str(tmp_path / "picture.png"))
+    real, simulated = compare(make_config(REAL, 1_000_000), tmp_path / "run")
     patterns = simulated.patterns_per_million / real.patterns_per_million
     assert np.all((patterns > 1 / 1.5) & (patterns < 1.5))
     assert simulated.tail_index == pytest.approx(real.tail_index, rel=0.2)

@@ -1,0 +1,58 @@
+"""The model without privacy, the yardstick for the private ones.
+
+Variants, after a colon:
+  (none)   ours: Adam, relu, 30 epochs.
+  paper    Wang and Tsai (2022): sigmoid convolutions, SGD at 0.0006 with Nesterov momentum.
+  quick    a small simulated market.
+
+Examples:
+  python -m launch.baseline --config=configs/baseline.py --config.data.source=bars.csv
+"""
+
+from ml_collections import ConfigDict
+
+from configs.common import QUICK_SIM_BARS, common, variant_of
+
+
+def overrides() -> ConfigDict:
+    """What the non-private model changes in any training's config."""
+    return ConfigDict(
+        {
+            "clip_method": "none",
+            "target_epsilon": None,
+            "noise_multiplier": None,
+            "batch_size": 100,
+            "epochs": 30.0,
+            "steps": None,
+            "optimizer": "adam",
+            "learning_rate": 1e-3,
+            "schedule": "cosine",
+            "momentum": 0.0,
+            "ema_decay": 0.0,
+            "model": {"variant": "paper_dpsgd"},
+        }
+    )
+
+
+def _paper(config: ConfigDict) -> None:
+    config.update(
+        optimizer="sgd",
+        learning_rate=0.0006,
+        momentum=0.9,
+        nesterov=True,
+        schedule="constant",
+        epochs=120.0,
+    )
+    config.model.variant = "paper_baseline"
+
+
+def _quick(config: ConfigDict) -> None:
+    config.data.sim_bars = QUICK_SIM_BARS
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """Returns the config of a variant."""
+    config = common()
+    config.update(overrides())
+    variant_of("configs/baseline.py", {"paper": _paper, "quick": _quick}, variant)(config)
+    return config

@@ -1,0 +1,63 @@
+"""What every training's config has, with defaults that the configs beside this one change."""
+
+from collections.abc import Callable
+
+from ml_collections import ConfigDict, config_dict
+
+from dpfinjax import data, models
+from dpfinjax.errors import InputError
+
+
+def common() -> ConfigDict:
+    """Returns the fields of a training; a None is meant to be filled in or left out."""
+    config = ConfigDict()
+    config.seed = 0
+    config.data = data.default_config()
+    config.model = ConfigDict({"variant": "gaf_cnn"})
+    for name in models.GafCnn.__dataclass_fields__:
+        if name not in ("parent", "name"):
+            kind = type(getattr(models.GafCnn(), name))
+            config.model[name] = config_dict.placeholder(kind)
+
+    config.target_epsilon = config_dict.placeholder(float)
+    config.noise_multiplier = config_dict.placeholder(float)
+    config.delta = 1e-5
+    config.accountant = "pld"
+    config.published_formula = False
+    config.privacy = ConfigDict({"unit": "window"})
+    config.clip_method = "auto"
+    config.clip_norm = 1.0
+    config.microbatch = config_dict.placeholder(int)
+
+    config.batch_size = 1024
+    config.epochs = config_dict.placeholder(float)
+    config.steps = config_dict.placeholder(int)
+    config.optimizer = "sgd"
+    config.learning_rate = 1.0
+    config.momentum = 0.0
+    config.nesterov = False
+    config.schedule = "constant"
+    config.warmup = 0.0
+    config.ema_decay = 0.0
+    config.checkpoint_epochs = 1
+    config.cells = ()
+    config.seeds = 1
+    config.models_at_once = 16
+    return config
+
+
+QUICK_SIM_BARS = 400_000
+"""Simulated bars of the quick variants: about 2,000 training images."""
+
+
+def variant_of(
+    file: str, variants: dict[str, Callable[[ConfigDict], None]], name: str
+) -> Callable[[ConfigDict], None]:
+    """Returns the function that changes a config into the named variant; "" changes nothing.
+
+    Raises:
+      InputError: for a name that the file does not have.
+    """
+    if name and name not in variants:
+        raise InputError(f"{file} has no variant {name!r}; it has {', '.join(variants)}.")
+    return variants.get(name, lambda config: None)

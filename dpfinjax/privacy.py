@@ -1,0 +1,107 @@
+"""The privacy statement of a trained model: what is claimed, and under which assumptions."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dpfinjax import workdir
+
+RELATION = "add-or-remove-one"
+
+
+class Statement(NamedTuple):
+    """An (epsilon, delta) differential privacy claim and the numbers it was computed from.
+
+    Attributes:
+      epsilon: the privacy loss that was spent; inf where nothing is guaranteed.
+      delta: the chance that the bound of epsilon fails, the sampler's overflow included.
+      noise_multiplier: standard deviation of the noise over the clip norm.
+      clip_norm: the largest l2 norm of one example's contribution to a step.
+      sample_rate: the chance of each example to be in a step's batch.
+      steps: number of noisy steps.
+      batch_size: the expected batch size, sample rate times number of examples.
+      examples: number of training examples.
+      overflow_probability: the part of delta that pays for batches larger than the sampler holds.
+      unit: what one example is: the thing that is protected.
+      sampler: how batches are drawn.
+      accountant: "rdp" or "pld".
+      assumptions: sentences without which the claim does not hold.
+      published_epsilon: what the original program's formula gives for this run, which is not the
+        epsilon of any run; None where it was not asked for.
+    """
+
+    epsilon: float
+    delta: float
+    noise_multiplier: float
+    clip_norm: float
+    sample_rate: float
+    steps: int
+    batch_size: float
+    examples: int
+    overflow_probability: float
+    unit: str
+    sampler: str
+    accountant: str
+    assumptions: tuple[str, ...]
+    published_epsilon: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the content of `privacy.json`; infinities are the string "inf"."""
+        content = {name: _json_number(value) for name, value in self._asdict().items()}
+        content["neighbouring_relation"] = RELATION
+        content["assumptions"] = list(self.assumptions)
+        if self.published_epsilon is None:
+            del content["published_epsilon"]
+        return content
+
+    def sentence(self) -> str:
+        """Returns the claim in plain words."""
+        if math.isinf(self.epsilon):
+            return (
+                "This model is not differentially private: nothing bounds what it tells about "
+                f"{self.unit}."
+            )
+        readable = self.epsilon < math.log(1e6)
+        factor = rounded_up(math.exp(self.epsilon)) if readable else f"e^{shown(self.epsilon)}"
+        delta = rounded_up(self.delta)
+        spent = (
+            f"Noise multiplier {self.noise_multiplier:.4g}, sample rate {self.sample_rate:.4g}, "
+            f"{self.steps} steps, {self.accountant.upper()} accountant"
+        )
+        return (
+            f"epsilon = {shown(self.epsilon)} at delta = {delta}: adding or removing {self.unit} "
+            f"changes the chance of any outcome of this training by a factor of at most {factor}, "
+            f"except for a chance of {delta}. ({spent}; the assumptions are in privacy.json.)"
+        )
+
+
+def rounded_up(value: float) -> str:
+    """Returns a positive number to four digits, never less than it is.
+
+    >>> rounded_up(7.38906)
+    '7.39'
+    """
+    unit = 10.0 ** (math.floor(math.log10(value)) - 3)
+    text = f"{math.ceil(value / unit) * unit:.4g}"
+    return text if float(text) >= value else f"{(math.ceil(value / unit) + 1) * unit:.4g}"
+
+
+def shown(epsilon: float) -> str:
+    """Returns an epsilon as text, rounded up: what is printed never promises too much.
+
+    >>> shown(3.00001)
+    '3.001'
+    """
+    return f"{math.ceil(epsilon * 1000) / 1000:.10g}" if math.isfinite(epsilon) else "inf"
+
+
+def write(path: str | Path, statements: Mapping[str, Statement], named: bool) -> None:
+    """Writes `privacy.json`: each statement under its model's name, or the only one as it is."""
+    contents = {name: statement.to_json() for name, statement in statements.items()}
+    workdir.write_json(path, contents if named else next(iter(contents.values())))
+
+
+def _json_number(value: Any) -> Any:
+    """Infinity as a string, since JSON has none."""
+    return "inf" if isinstance(value, float) and math.isinf(value) else value

@@ -1,0 +1,63 @@
+"""Trains a differentially private candlestick classifier by DP-SGD and says what it costs.
+
+Bars are read, cut into images, and a model is trained on them with clipped, noisy gradients. The
+epsilon that was really spent is printed and written, with a table of accuracies and pictures.
+
+  python -m launch.dpsgd --config=configs/dpsgd.py:quick
+  python -m launch.dpsgd --config.data.source=bars.csv.gz --config.target_epsilon=2
+  python -m launch.dpsgd --config=configs/dpsgd.py:paper --config.data.source=ETH_gaf.pkl
+
+The same command with the same --workdir goes on where it was stopped. Every setting is a field of
+the config file and can be given as --config.<field>=<value>.
+"""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from dpfinjax import data, experiment, privacy, results, settings, workdir
+from launch import app
+
+
+def train_and_evaluate(config: ConfigDict, folder: str | Path) -> list[experiment.Outcome]:
+    """Trains the models that a config asks for, one after another, and reports them.
+
+    Args:
+      config: as `configs/dpsgd.py` makes it.
+      folder: the run's folder, see `workdir.claim`.
+
+    Returns:
+      The outcome of each model.
+
+    Raises:
+      InputError: for a config, data or folder that cannot be used.
+    """
+    models = settings.models_of(config)
+    for model in models.values():
+        settings.check(model.config)
+    workdir.check(folder, config)
+    splits, facts = data.load(config), data.describe(config)
+    runs = [
+        experiment.Run(name, model.cell, model.config, settings.plan(model.config, facts))
+        for name, model in models.items()
+    ]
+    folder = workdir.claim(folder, config, experiment.bound(runs, facts))
+
+    outcomes: list[experiment.Outcome] = []
+    known = results.count(folder / "results.csv")
+    for finished in experiment.train_all(runs, splits, folder, config.models_at_once):
+        outcomes += finished
+        if len(outcomes) >= known:  # a resumed run never writes less than is there
+            results.write(folder / "results.csv", [outcome.row for outcome in outcomes])
+            statements = {outcome.name: outcome.statement for outcome in outcomes}
+            privacy.write(folder / "privacy.json", statements, named=len(runs) > 1)
+    if config.seeds > 1:
+        results.write_summary(folder / "summary.csv", [outcome.row for outcome in outcomes])
+    for outcome in outcomes:
+        print(f"{outcome.name}: {outcome.statement.sentence()}")
+    print(f"\n{results.table([outcome.row for outcome in outcomes])}\n\nWritten to {folder}")
+    return outcomes
+
+
+if __name__ == "__main__":
+    app.run(train_and_evaluate, "dpsgd")

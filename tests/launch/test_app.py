@@ -1,0 +1,57 @@
+"""The launchers' edges: one sentence and exit code 2 for every mistake, and help that helps."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CLONE = Path(__file__).resolve().parent.parent.parent
+
+
+def launch(*arguments, job="dpsgd", **options):
+    """Runs a launcher in a process of its own."""
+    command = [sys.executable, "-m", f"launch.{job}", *arguments]
+    return subprocess.run(
+        command, cwd=CLONE, capture_output=True, text=True, check=False, **options
+    )
+
+
+def assert_refused(done, words):
+    """Exit code 2, one line on stderr, no traceback."""
+    assert done.returncode == 2, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line]
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    assert words in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("--config.colour=red", "no field 'colour'"),
+        ("--config.data.sauce=x", "no field 'sauce'"),
+        ("--config=configs/dpsgd.py:huge", "has no variant 'huge'; it has quick, paper"),
+        ("--config.foo.bar=1", "no field 'foo'"),
+        ("--config.epochs=many", "config.epochs"),
+        ("--config=configs/none.py", "does not name a config file"),
+        ("--speed=9", "speed"),
+        ("quick", "is no flag"),
+        ("--config.target_epsilon=0", "config.target_epsilon is 0"),
+        ("--config.data.source=/no/such/bars.csv", "/no/such/bars.csv"),
+        ("--config.data.source=", "data.source"),
+        ("--config.data.fractions=(0.9,0.9,0.1,0.1,0.1)", "data.fractions"),
+    ],
+)
+def test_a_mistake_is_told_in_one_sentence(tmp_path, flag, words):
+    assert_refused(launch(flag, f"--workdir={tmp_path}/run"), words)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("job", ["dpsgd", "baseline", "data"])
+def test_help_shows_purpose_and_examples(job):
+    done = launch("--help", job=job)
+    assert done.returncode in (0, 1)  # absl's own choice
+    assert f"python -m launch.{job}" in done.stdout
+    assert "--config" in done.stdout
+    assert "--workdir" in done.stdout

@@ -1,0 +1,164 @@
+"""Sweeps: many models in few programs, each the model that it would be alone."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from configs import dpsgd as dpsgd_config
+from dpfinjax import data, experiment, resumable, settings
+from tests.launch.test_app import CLONE
+
+CELLS = ({"noise_multiplier": 0.5}, {"noise_multiplier": 2.0}, {"learning_rate": 0.1})
+
+
+def make_config(cache, **changes):
+    config = dpsgd_config.get_config()
+    config.target_epsilon, config.noise_multiplier = None, 1.0
+    config.data.update(sim_bars=120_000, cache_dir=cache)
+    config.model.update(widths=(4, 4), hidden=(8,))
+    config.update(batch_size=64, epochs=3.0, accountant="rdp", cells=CELLS)
+    config.update(changes)
+    return config
+
+
+def make_runs(config):
+    facts = data.describe(config)
+    return [
+        experiment.Run(name, model.cell, model.config, settings.plan(model.config, facts))
+        for name, model in settings.models_of(config).items()
+    ]
+
+
+def train(config, folder, models_at_once=16):
+    """The outcomes by name, in chunks."""
+    chunks = experiment.train_all(make_runs(config), data.load(config), folder, models_at_once)
+    return [{outcome.name: outcome for outcome in chunk} for chunk in chunks]
+
+
+def assert_same_models(first, second):
+    assert set(first) == set(second)
+    for name, outcome in first.items():
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4),
+            outcome.params,
+            second[name].params,
+        )
+        assert outcome.statement == second[name].statement
+
+
+def test_a_model_of_a_sweep_is_the_model_trained_alone(tmp_path, cache):
+    config = make_config(cache)
+    (together,) = train(config, tmp_path / "together")
+    alone = {}
+    for run in make_runs(config):
+        folder = tmp_path / run.name
+        ((outcome,),) = experiment.train_all([run], data.load(config), folder, 1)
+        alone[run.name] = outcome
+    assert_same_models(together, alone)
+    lines = [
+        (tmp_path / p / "metrics.jsonl").read_text().splitlines()
+        for p in ("together/noise_multiplier=2.0", "noise_multiplier=2.0")
+    ]
+    for first, second in zip(*(map(json.loads, part) for part in lines), strict=True):
+        assert first["step"] == second["step"]
+        np.testing.assert_allclose(first["values"]["loss"], second["values"]["loss"], rtol=1e-3)
+
+
+def test_models_of_one_spec_share_a_program_and_others_do_not(tmp_path, cache):
+    cells = (*CELLS, {"batch_size": 32}, {"batch_size": 32, "noise_multiplier": 3.0})
+    before = resumable.train_epoch._cache_size()
+    chunks = train(make_config(cache, cells=cells), tmp_path)
+    assert [len(chunk) for chunk in chunks] == [3, 2]
+    assert resumable.train_epoch._cache_size() <= before + 2
+
+
+def test_chunks_do_not_change_the_models(tmp_path, cache):
+    config = make_config(cache, seeds=2)
+    whole = train(config, tmp_path / "a")
+    parts = train(config, tmp_path / "b", models_at_once=4)
+    assert [len(chunk) for chunk in parts] == [4, 2]
+    assert_same_models(whole[0], parts[0] | parts[1])
+
+
+def test_an_interrupted_sweep_keeps_what_is_finished_and_ends_the_same(
+    tmp_path, cache, monkeypatch
+):
+    config = make_config(cache, seeds=2)
+    expected = train(config, tmp_path / "a", models_at_once=2)
+    chunks = experiment.train_all(make_runs(config), data.load(config), tmp_path / "b", 2)
+    next(chunks)
+    write, epochs = experiment._Progress.write, []
+
+    def write_and_die(self, epoch, history, answers):
+        write(self, epoch, history, answers)
+        epochs.append(epoch)
+        if len(epochs) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiment._Progress, "write", write_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        next(chunks)
+    trained = []
+    monkeypatch.setattr(
+        experiment._Progress,
+        "write",
+        lambda self, epoch, *rest: (trained.append(epoch), write(self, epoch, *rest)),
+    )
+    again = train(config, tmp_path / "b", models_at_once=2)
+    assert trained == [2, 3, 1, 2, 3]  # the first chunk is not trained again, the second goes on
+    for first, second in zip(expected, again, strict=True):
+        for name, outcome in first.items():
+            jax.tree.map(np.testing.assert_array_equal, outcome.params, second[name].params)
+    assert not any((tmp_path / "b" / "unfinished").iterdir())
+
+
+def test_one_model_that_diverges_does_not_stop_the_others(tmp_path, cache):
+    cells = (*CELLS, {"learning_rate": 1e38})
+    (outcomes,) = train(make_config(cache, cells=cells, noise_multiplier=1e3), tmp_path)
+    accuracies = [outcome.row.test_accuracy for outcome in outcomes.values()]
+    assert np.isfinite(accuracies[:3]).all()
+    assert np.isnan(accuracies[3])
+
+
+def test_the_number_of_devices_does_not_change_the_models(tmp_path, cache):
+    """Three models on four simulated devices: the axis is filled up, and divided."""
+    script = (
+        "import sys, numpy as np, jax; from tests.test_experiment import *;"
+        "assert len(jax.devices()) == 4;"
+        "(outcomes,) = train(make_config(sys.argv[1]), sys.argv[2]);"
+        "[np.savez(f'{sys.argv[2]}/{i}.npz', *jax.tree.leaves(o.params))"
+        " for i, o in enumerate(outcomes.values())]"
+    )
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    command = [sys.executable, "-c", script, cache, str(tmp_path / "four")]
+    subprocess.run(command, cwd=CLONE, env=environment, check=True)
+    (expected,) = train(make_config(cache), tmp_path / "one")
+    for row, outcome in enumerate(expected.values()):
+        saved = np.load(tmp_path / "four" / f"{row}.npz")
+        for leaf, name in zip(jax.tree.leaves(outcome.params), saved.files, strict=True):
+            np.testing.assert_allclose(saved[name], leaf, rtol=1e-3, atol=1e-4)
+
+
+def test_two_models_of_a_sweep_never_share_their_noise(tmp_path, cache):
+    """With shared noise, twice the one less the other would be the step without any."""
+    cells = ({"noise_multiplier": 1.0}, {"noise_multiplier": 2.0})
+    config = make_config(cache, cells=cells, epochs=None, steps=1, learning_rate=1.0)
+    first, second = (outcome.params for outcome in train(config, tmp_path)[0].values())
+    noise = 64**-1 * config.clip_norm
+    for name in ("Dense_0", "Conv_1"):
+        cancelled = 2 * first[name]["bias"] - second[name]["bias"]
+        assert np.std(cancelled) > noise
+
+
+def test_a_run_is_bound_to_its_data_and_numbers(cache):
+    runs, facts = make_runs(make_config(cache)), data.describe(make_config(cache))
+    bound = experiment.bound(runs, facts)
+    other = make_config(cache, batch_size=32)
+    assert bound["data"] in facts.folder
+    assert bound == experiment.bound(make_runs(make_config(cache)), facts)
+    assert bound != experiment.bound(make_runs(other), facts)
