@@ -83,8 +83,9 @@ def rounded_up(value: float) -> str:
     '7.39'
     """
     unit = 10.0 ** (math.floor(math.log10(value)) - 3)
-    text = f"{math.ceil(value / unit) * unit:.4g}"
-    return text if float(text) >= value else f"{(math.ceil(value / unit) + 1) * unit:.4g}"
+    digits = math.ceil(value / unit - 1e-9)  # what is a whole number but for rounding stays one
+    text = f"{digits * unit:.4g}"
+    return text if float(text) >= value else f"{(digits + 1) * unit:.4g}"
 
 
 def shown(epsilon: float) -> str:

@@ -57,7 +57,7 @@ def _coins(key: jax.Array, n: int, sample_rate: jax.Array | float) -> jax.Array:
     row, lane = jnp.arange(-(-n // 32), dtype=jnp.uint32), _LANES[:16, None]
     low, high = noise.words(key, 16 * row + lane, "coins")
 
-    def bit(word: jax.Array, lane: jax.Array) -> jax.Array:
+    def bit(word: jax.Array, lane: np.ndarray) -> jax.Array:
         drawn = ((word < below) | (rate >= 1)) & (32 * row + lane < n)
         return drawn.astype(jnp.uint32) << lane
 

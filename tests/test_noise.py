@@ -249,7 +249,7 @@ def test_keys_give_unrelated_numbers():
 
 def test_more_numbers_than_counters_are_refused():
     with pytest.raises(InputError, match=r"count is 4294967297; .* at most 2\^32"):
-        noise.normals(jax.random.key(0), 2**32 + 1)
+        jax.eval_shape(lambda key: noise.normals(key, 2**32 + 1), jax.random.key(0))
 
 
 # Noise for trees.

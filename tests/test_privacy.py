@@ -4,7 +4,7 @@ import json
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dpfinjax import privacy
@@ -74,8 +74,15 @@ def test_the_sentence_has_the_factor_that_epsilon_means():
 
 
 @given(st.floats(1e-12, 1e6))
+@example(1e-5)
+@example(7.0)
 def test_a_rounded_bound_still_bounds(value):
     assert value <= float(privacy.rounded_up(value)) <= value * 1.0021
+
+
+def test_a_round_number_stays_one():
+    assert privacy.rounded_up(1e-5) == "1e-05"
+    assert privacy.rounded_up(2.5) == "2.5"
 
 
 @pytest.mark.parametrize(("epsilon", "words"), [(math.inf, "not differentially"), (900.0, "e^900")])

@@ -129,9 +129,10 @@ def test_every_model_has_its_own_sample(implementation):
     assert len({tuple(row) for row in np.asarray(mapped[0])}) == 5
 
 
-@pytest.mark.parametrize(("rate", "expected"), [(0.0, 0), (1.0, 1000)])
+@pytest.mark.parametrize(("rate", "expected"), [(0.0, 0), (1.0, 1024)])
 def test_the_ends_of_the_rate_are_exact(rate, expected):
-    _, mask = sampling.poisson(jax.random.key(0), 1000, rate, 1000)
+    # One of the first 1,024 words of this key is so large that the largest threshold lacks it.
+    _, mask = sampling.poisson(jax.random.key(11384), 1024, rate, 1024)
     assert mask.sum() == expected
 
 
