@@ -180,14 +180,17 @@ def bench_bars(
         offset = (rank - (len(rates) - 1) / 2) * width
         places = [sizes.index(size) + offset for size in by_size]
         median, low, high = np.array(list(by_size.values())).T
-        bars = axis.bar(places, median, 0.9 * width, label=method)
-        axis.errorbar(places, median, [median - low, high - median], fmt="none", color="k", lw=1)
-        axis.bar_label(bars, [f"{rate / 1000:.3g}k" for rate in median], fontsize=6, padding=1)
+        axis.bar(places, median, 0.9 * width, label=method)
+        bounds = np.maximum(0, [median - low, high - median])
+        axis.errorbar(places, median, bounds, fmt="none", color="k", linewidth=1)
+        for place, top, rate in zip(places, high, median, strict=True):
+            axis.text(place, top, f"{rate / 1000:.3g}k", ha="center", va="bottom", fontsize=6)
     axis.set_xticks(range(len(sizes)), [f"{size:,}" for size in sizes])
     axis.set(xlabel="expected batch size", ylabel="examples per second", ylim=(0, None))
     axis.set_title("Training steps, median and quartiles")
     axis.grid(axis="y", alpha=0.3)
     axis.set_axisbelow(True)
+    axis.yaxis.set_major_formatter(lambda rate, _: f"{rate:,.0f}")
     axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     save(figure, path)
 
