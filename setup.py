@@ -27,6 +27,11 @@ EXTRAS = {
         "pytest>=8",
         "ruff>=0.9",  # lint and format
     ],
+    "peers": [  # what launch.bench compares with, best in an environment of its own
+        "jax_privacy>=1.0",
+        "opacus>=1.5",
+        "torch==2.13.0",
+    ],
     "cuda": ["jax[cuda12]"],
     "tpu": ["jax[tpu]"],
 }
