@@ -79,6 +79,13 @@ def test_a_matrix_product_equals_the_convolution(drawn):
     assert_equal_forward_and_backward(convolution.matmul_conv, lhs, rhs, strides, padding, **others)
 
 
+def test_a_kernel_larger_than_the_image_meets_no_place():
+    lhs, rhs = numbers(2, 2, 1, 3), numbers(3, 2, 3, 4, seed=1)
+    assert_equal_forward_and_backward(
+        convolution.matmul_conv, lhs, rhs, (1, 1), "VALID", rhs_dilation=(4, 1)
+    )
+
+
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])
 @pytest.mark.parametrize("kernel", [(1, 1), (2, 2), (5, 5)])
 def test_the_chosen_one_equals_the_convolution(monkeypatch, backend, kernel):

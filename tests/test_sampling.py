@@ -69,7 +69,7 @@ def test_examples_are_drawn_with_the_same_rate_and_independently():
     capacity=st.sampled_from([1, 5, 60, 70]),
 )
 def test_samples_are_ascending_distinct_and_padded_at_the_end(seed, n, rate, capacity):
-    indices, mask = map(np.asarray, poisson(jax.random.key(seed), n, rate, capacity))
+    indices, mask = map(np.asarray, sampling.poisson(jax.random.key(seed), n, rate, capacity))
     assert indices.shape == mask.shape == (capacity,)
     count = int(mask.sum())
     assert mask[:count].all()

@@ -143,10 +143,11 @@ def test_k_steps_on_zero_gradients_leave_the_noise_that_is_claimed(optimizer, mo
     assert stats.kstest(values, "norm", (0, stddev * 3 / 2)).pvalue < 1e-9
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_the_average_of_parameters_is_what_is_returned(optimizer):
+@pytest.mark.parametrize(("optimizer", "learning_rate"), [("sgd", 0.3), ("adam", 0.01)])
+def test_the_average_of_parameters_is_what_is_returned(optimizer, learning_rate):
     spec = dataclasses.replace(SPEC, ema_decay=0.9, optimizer=optimizer)
-    data, key, hparams = make_data(), jax.random.key(0), make_hparams()
+    # Two programs round differently, which steps as long as the parameters would magnify.
+    data, key, hparams = make_data(), jax.random.key(0), make_hparams(learning_rate)
     everyone = training.everything(data)
     averaged, _ = fit(key, hparams, everyone, data, spec)
     one_step = dataclasses.replace(spec, epoch_steps=1, ema_decay=0.0)

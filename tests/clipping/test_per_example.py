@@ -19,12 +19,12 @@ loss_fn = reference.example_loss(MODULE)
 
 def make_batch(seed, examples):
     rng = np.random.default_rng(seed)
-    images = rng.normal(0, 3, (examples, 10, 10, 4)).astype(np.float32)
+    images = rng.normal(size=(examples, 10, 10, 4)).astype(np.float32)
     return jnp.asarray(images), jnp.asarray(rng.integers(0, 8, examples), jnp.int32)
 
 
 def make_params(seed=0):
-    return reference.random_params(MODULE, jnp.zeros((1, 10, 10, 4)), seed)
+    return reference.random_params(MODULE, jnp.zeros((1, 10, 10, 4)), seed, scale=0.3)
 
 
 example_grads = jax.jit(functools.partial(reference.example_grads, MODULE))
