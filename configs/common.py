@@ -26,6 +26,7 @@ def common() -> ConfigDict:
     config.published_formula = False
     config.privacy = ConfigDict({"unit": "window"})
     config.clip_method = "auto"
+    config.clip_rule = "flat"
     config.clip_norm = 1.0
     config.microbatch = config_dict.placeholder(int)
 

@@ -20,6 +20,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 CONVOLUTIONS: dict[str, Callable[..., jax.Array]] = {
+    "auto": convolution.auto_conv,
     "lax": jax.lax.conv_general_dilated,
     "matmul": convolution.matmul_conv,
 }
@@ -49,7 +50,7 @@ class GafCnn(nn.Module):
     hidden: tuple[int, ...] = (256,)
     conv_activation: str = "relu"
     dense_activation: str = "relu"
-    convolution: str = "matmul"
+    convolution: str = "auto"
 
     @nn.compact
     def __call__(self, image: jax.Array) -> jax.Array:

@@ -3,19 +3,22 @@
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dpfinjax import training
 from dpfinjax.errors import InputError
 from dpfinjax.training import Data, History, HParams, Membership, Spec, State
 
 CHECKPOINTS = "checkpoints"
+_MODELS = "models"  # the axis of the mesh
+
+_Tree = TypeVar("_Tree")
 
 
 @functools.partial(jax.jit, static_argnames=("spec",), donate_argnames=("state",))
@@ -31,33 +34,85 @@ def train_epoch(
     """Compiles `training.train_epoch`, for one model or for several at once.
 
     With keys [m], the state, the settings and, where its rows are [m, r], the membership have a
-    leading axis of m models too, which is divided over all devices. One compilation serves all runs
-    of one `Spec` and m; the state is donated.
+    leading axis of m models too, divided over devices as `spread` does it. A device trains its
+    models under `vmap`; a CPU trains them one after another within the program, which there keeps
+    each core in its own cache and, with a device a core, needs no threads that wait for each other.
+    One compilation serves all runs of one `Spec` and m; the state is donated.
     """
 
-    def one(key: jax.Array, state: State, hparams: HParams, membership: Membership) -> Any:
+    def one(
+        key: jax.Array, state: State, hparams: HParams, membership: Membership, data: Data
+    ) -> tuple[State, History]:
         return training.train_epoch(key, state, epoch, hparams, membership, data, spec)
 
     if not key.ndim:
-        return one(key, state, hparams, membership)
+        return one(key, state, hparams, membership, data)
+    devices = mesh_of(len(key))
+    split, whole = PartitionSpec(_MODELS), PartitionSpec()
     shared = membership.rows.ndim == 1
-    mesh = Mesh(np.array(jax.devices()), ("models",))
-    split, whole = PartitionSpec("models"), PartitionSpec()
-    many = jax.shard_map(
-        jax.vmap(one, in_axes=(0, 0, 0, None if shared else 0)),
-        mesh=mesh,
-        in_specs=(split, split, split, whole if shared else split),
+
+    def several(
+        key: jax.Array, state: State, hparams: HParams, membership: Membership, data: Data
+    ) -> tuple[State, History]:
+        if devices.devices.flat[0].platform != "cpu":
+            axes = (0, 0, 0, None if shared else 0, None)
+            return jax.vmap(one, in_axes=axes)(key, state, hparams, membership, data)
+        if shared:
+            return jax.lax.map(
+                lambda x: one(x[0], x[1], x[2], membership, data), (key, state, hparams)
+            )
+        return jax.lax.map(
+            lambda x: one(x[0], x[1], x[2], x[3], data), (key, state, hparams, membership)
+        )
+
+    return jax.shard_map(
+        several,
+        mesh=devices,
+        in_specs=(split, split, split, whole if shared else split, whole),
         out_specs=split,
         check_vma=False,
+    )(key, state, hparams, membership, data)
+
+
+def mesh_of(models: int) -> Mesh:
+    """Returns the devices for so many models: no more than finish as early as all of them."""
+    devices = jax.devices()
+    rounds = -(-models // len(devices))
+    return Mesh(np.array(devices[: -(-models // rounds)]), (_MODELS,))
+
+
+def spread(
+    key: jax.Array, hparams: HParams, membership: Membership, data: Data, state: State
+) -> tuple[jax.Array, HParams, Membership, Data, State]:
+    """Puts the arguments of `train_epoch` where it wants them.
+
+    Args:
+      key: one key, for which everything stays where it is, or keys [m].
+      hparams: with a leading axis of models where the keys have one, as has the state.
+      membership: with a leading axis too, or shared by all models.
+      data: the examples, which every device will hold.
+      state: before the training or from a checkpoint.
+
+    Returns:
+      The same, with the last model again until the devices divide the number of models.
+    """
+    if not key.ndim:
+        return key, hparams, membership, data, state
+    devices = mesh_of(len(key))
+    split, whole = (NamedSharding(devices, PartitionSpec(*axes)) for axes in ((_MODELS,), ()))
+
+    def divided(x: jax.Array) -> jax.Array:
+        x = jnp.concatenate([x, jnp.repeat(x[-1:], -len(key) % devices.size, axis=0)])
+        return jax.device_put(x, split)
+
+    shared = membership.rows.ndim == 1
+    return (
+        divided(key),
+        jax.tree.map(divided, hparams),
+        jax.device_put(membership, whole) if shared else jax.tree.map(divided, membership),
+        jax.device_put(data, whole),
+        jax.tree.map(divided, state),
     )
-
-    def fill(x: jax.Array) -> jax.Array:
-        # The last model again until the devices divide the number of models.
-        return jnp.concatenate([x, jnp.repeat(x[-1:], -len(key) % mesh.size, axis=0)])
-
-    key_, state, hparams = jax.tree.map(fill, (key, state, hparams))
-    done = many(key_, state, hparams, membership if shared else jax.tree.map(fill, membership))
-    return jax.tree.map(lambda x: x[: len(key)], done)
 
 
 def init(key: jax.Array, data: Data, spec: Spec) -> State:
@@ -105,6 +160,8 @@ def fit(
         first = manager.latest_step() or 0
         if first:
             state = _restored(manager, state)
+        models = key.shape
+        key, hparams, membership, data, state = spread(key, hparams, membership, data, state)
         for epoch in range(first, spec.epochs):
             state, history = train_epoch(
                 key, state, jnp.int32(epoch), hparams, membership, data, spec=spec
@@ -114,10 +171,11 @@ def fit(
                     f"The loss is not finite in epoch {epoch + 1} of {spec.epochs}; a smaller "
                     "config.learning_rate keeps it finite."
                 )
-            on_epoch(epoch + 1, state, history)
+            on_epoch(epoch + 1, _first(models, state), _first(models, history))
             if (epoch + 1) % checkpoint_epochs == 0 or epoch + 1 == spec.epochs:
-                manager.save(epoch + 1, args=ocp.args.StandardSave(_on_host(state)))
-    return state
+                saved = _on_host(_first(models, state))
+                manager.save(epoch + 1, args=ocp.args.StandardSave(saved))
+    return _first(models, state)
 
 
 def finished_epochs(folder: str | Path) -> int:
@@ -155,6 +213,11 @@ def _restored(manager: ocp.CheckpointManager, like: State) -> State:
     """The last checkpoint, as uncommitted arrays like a fresh run's: they share its program."""
     saved = manager.restore(manager.latest_step(), args=ocp.args.StandardRestore(like))
     return jax.tree.map(lambda x: jnp.array(np.asarray(x)), saved)
+
+
+def _first(models: tuple[int, ...], tree: _Tree) -> _Tree:
+    """What `spread` was given: of several models, so many."""
+    return jax.tree.map(lambda x: x[: models[0]], tree) if models else tree
 
 
 def _on_host(state: State) -> State:

@@ -4,11 +4,12 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from dpfinjax import accounting, models, privacy
+from dpfinjax import accounting, clipping, models, privacy
 from dpfinjax.data import Facts
 from dpfinjax.data.patterns import PATTERNS
 from dpfinjax.errors import InputError
@@ -82,6 +83,7 @@ def settle_pairs(config: ConfigDict, given: Iterable[str]) -> None:
 def check(config: ConfigDict) -> None:
     """Raises InputError for values that are wrong whatever the data are."""
     _one_of(config, "clip_method", CLIP_METHODS)
+    _one_of(config, "clip_rule", clipping.RULES)
     _one_of(config, "accountant", ("rdp", "pld"))
     _check_pairs(config)
     positive = ("target_epsilon", "batch_size", "epochs", "steps", "learning_rate", "clip_norm")
@@ -134,7 +136,7 @@ def plan(config: ConfigDict, facts: Facts) -> Plan:
     epoch_steps = math.ceil(examples / config.batch_size)
     steps = config.steps or max(1, round(config.epochs * examples / config.batch_size))
     needed = accounting.capacity(examples, rate, steps, _OVERFLOW_SHARE * config.delta)
-    capacity = math.ceil(needed / _microbatch(config)) * _microbatch(config)
+    capacity = 8 * math.ceil(needed / 8)
     noise_multiplier = _noise_multiplier(config, examples, rate, steps, capacity)
     module = models.build(**config.model)
     spec = _spec(config, module, steps, min(epoch_steps, steps), capacity)
@@ -147,14 +149,18 @@ def plan(config: ConfigDict, facts: Facts) -> Plan:
 
 
 def _microbatch(config: ConfigDict) -> int:
-    """How many examples to work on at a time: nearly always all of a batch, if memory is no matter.
+    """How many examples to work on at a time: most batches as a whole, or in a few equal pieces.
 
-    A Poisson batch is rarely larger than its expected size and 3.5 standard deviations.
+    Two standard deviations above the expected batch size: more would be padding nearly always, less
+    a second piece too often. No piece is larger than what fits into a CPU's caches (measured), or
+    than what keeps the memory of a batch of any size bounded.
     """
     if config.microbatch is not None:
         return config.microbatch
-    most = 64 if config.clip_method == "vmap" else 4096
-    return min(most, 8 * math.ceil((config.batch_size + 3.5 * math.sqrt(config.batch_size)) / 8))
+    on_cpu = jax.default_backend() == "cpu"
+    most = 64 if config.clip_method == "vmap" else 512 if on_cpu else 4096
+    batch = config.batch_size + 2 * math.sqrt(config.batch_size)
+    return 8 * math.ceil(batch / math.ceil(batch / most) / 8)
 
 
 def _spec(
@@ -167,6 +173,7 @@ def _spec(
         epoch_steps=epoch_steps,
         capacity=capacity,
         clip_method=config.clip_method,
+        clip_rule=config.clip_rule,
         microbatch=_microbatch(config),
         optimizer=config.optimizer,
         momentum=config.momentum,

@@ -78,6 +78,7 @@ class Spec:
       schedule: one of `SCHEDULES`, the shape of the learning rate after the warm-up.
       warmup_steps: updates before the learning rate, rising evenly, is at its peak.
       ema_decay: decay of the average of parameters that is evaluated, in [0, 1); 0 for none.
+      clip_rule: one of `clipping.RULES`, how gradients are scaled to the clip norm.
     """
 
     module: nn.Module
@@ -92,9 +93,11 @@ class Spec:
     schedule: str = "constant"
     warmup_steps: int = 0
     ema_decay: float = 0.0
+    clip_rule: str = "flat"
 
     def __post_init__(self) -> None:
         _one_of("clip_method", self.clip_method, CLIP_METHODS)
+        _one_of("clip_rule", self.clip_rule, clipping.RULES)
         _one_of("optimizer", self.optimizer, ("sgd", "adam"))
         _one_of("schedule", self.schedule, SCHEDULES)
         for name in ("momentum", "ema_decay"):
@@ -284,8 +287,8 @@ def _step(
     )
     # What is drawn is ascending, so padding of the membership never takes a real row's place.
     mask &= drawn < membership.size
-    batch = jax.tree.map(lambda x: x[membership.rows[drawn]], data)
-    grad, stats = _gradient(noise_key, state.params, batch, mask, hparams, spec)
+    rows = membership.rows[drawn]
+    grad, stats = _gradient(noise_key, state.params, data, rows, mask, hparams, spec)
     optimizer = _optimizer(spec, hparams.learning_rate)
     updates, opt_state = optimizer.update(grad, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -300,24 +303,38 @@ def _step(
 
 
 def _gradient(
-    key: jax.Array, params: Any, batch: Data, mask: jax.Array, hparams: HParams, spec: Spec
+    key: jax.Array,
+    params: Any,
+    data: Data,
+    rows: jax.Array,
+    mask: jax.Array,
+    hparams: HParams,
+    spec: Spec,
 ) -> tuple[Any, clipping.ClipStats]:
     """The gradient that the optimizer sees: private, unless the method is "none"."""
     if spec.clip_method == "none":
-        total, stats = clipping.in_microbatches(_plain_grad(spec), spec.microbatch)(
-            params, batch, mask
-        )
+        plain_grad = _of_rows(_plain_grad(spec), data)
+        total, stats = clipping.in_microbatches(plain_grad, spec.microbatch)(params, rows, mask)
         return jax.tree.map(lambda g: g / hparams.batch_size, total), stats
-    clipped_grad = _clipped_grad(params, batch, mask, hparams.clip_norm, spec)
+    clipped_grad = _clipped_grad(params, data, hparams.clip_norm, spec)
     return dpsgd.private_grad(
         key,
-        clipping.in_microbatches(clipped_grad, spec.microbatch),
+        clipping.in_microbatches(_of_rows(clipped_grad, data), spec.microbatch),
         params,
-        batch,
+        rows,
         mask,
         hparams.noise_multiplier,
         hparams.batch_size,
     )
+
+
+def _of_rows(clipped_grad: clipping.ClippedGrad, data: Data) -> clipping.ClippedGrad:
+    """The same function of rows of the data, so that a piece fetches no more than it works on."""
+
+    def function(params: Any, rows: jax.Array, mask: jax.Array) -> tuple[Any, clipping.ClipStats]:
+        return clipped_grad(params, jax.tree.map(lambda x: x[rows], data), mask)
+
+    return clipping.ClippedGrad(function, clipped_grad.sensitivity)
 
 
 def _plain_grad(spec: Spec) -> clipping.ClippedGrad:
@@ -337,7 +354,7 @@ def _plain_grad(spec: Spec) -> clipping.ClippedGrad:
 
 
 def _clipped_grad(
-    params: Any, batch: Data, mask: jax.Array, clip_norm: jax.Array, spec: Spec
+    params: Any, data: Data, clip_norm: jax.Array, spec: Spec
 ) -> clipping.ClippedGrad:
     """The clipped gradient by the method that is asked for; "auto" takes ghost where it can."""
 
@@ -345,13 +362,13 @@ def _clipped_grad(
         logits = spec.module.apply({"params": params}, example.inputs[None])
         return _cross_entropy(logits, example.targets[None])[0]
 
-    reference = clipping.vmap_clipped_grad(example_loss, clip_norm)
+    reference = clipping.vmap_clipped_grad(example_loss, clip_norm, rule=spec.clip_rule)
     if spec.clip_method == "vmap":
         return reference
-    ghost = clipping.ghost_clipped_grad(spec.module, _cross_entropy, clip_norm)
+    ghost = clipping.ghost_clipped_grad(spec.module, _cross_entropy, clip_norm, rule=spec.clip_rule)
     if spec.clip_method == "auto":
         try:
-            jax.eval_shape(ghost, params, batch, mask)
+            jax.eval_shape(ghost, params, data, jnp.ones_like(data.targets, bool))
         except InputError:
             return reference
     return ghost

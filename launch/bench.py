@@ -10,6 +10,7 @@ disturb every figure: the load average is printed before and after.
 """
 
 import contextlib
+import dataclasses
 import datetime
 import importlib.metadata
 import itertools
@@ -306,6 +307,9 @@ def _steps(config: ConfigDict, data: Data) -> list[Row]:
     rows = []
     for batch_size in config.batch_sizes:
         plans = {method: _plan(config, batch_size, method) for method in config.methods}
+        if "vmap" in plans:
+            whole = dataclasses.replace(plans["vmap"].spec, microbatch=_whole(batch_size))
+            plans["vmap, whole batch"] = plans["vmap"]._replace(spec=whole)
         works = {method: _epochs(plan, data) for method, plan in plans.items()}
         seconds = _in_turns(works, config.repeats)
         reference = np.median(seconds["none"])
@@ -314,6 +318,11 @@ def _steps(config: ConfigDict, data: Data) -> list[Row]:
             for m, t in seconds.items()
         ]
     return rows
+
+
+def _whole(batch_size: int) -> int:
+    """A piece that nearly every batch fits into, as `jax.vmap` alone would take it."""
+    return math.ceil(batch_size + 2 * math.sqrt(batch_size))
 
 
 def _batches(plan: Plan) -> str:
@@ -554,6 +563,7 @@ def _epochs(plan: Plan, data: Data, cells: int | None = None) -> Work:
         hparams = jax.tree.map(lambda x: jnp.broadcast_to(x, cells), hparams)
         hparams = hparams._replace(noise_multiplier=jnp.linspace(0.1, 1.0, cells))
     everyone, state = training.everything(data), resumable.init(key, data, spec)
+    key, hparams, everyone, data, state = resumable.spread(key, hparams, everyone, data, state)
     numbers = itertools.cycle(range(spec.steps // spec.epoch_steps))  # whole epochs alone
 
     def call() -> None:

@@ -20,9 +20,10 @@ def test_it_is_what_the_compiler_plans_for_one_model(gigabyte):
     assert 1 < fits < 2**30 / (4 * params)
 
 
-def test_larger_batches_leave_room_for_fewer_models(gigabyte):
+def test_larger_pieces_leave_room_for_fewer_models(gigabyte):
     small = memory.models_that_fit(make_data(), SPEC)
-    wide = dataclasses.replace(SPEC, capacity=20 * SPEC.capacity)
+    size = 20 * SPEC.capacity
+    wide = dataclasses.replace(SPEC, capacity=size, microbatch=size)
     assert memory.models_that_fit(make_data(), wide) < small / 5
 
 

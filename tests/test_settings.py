@@ -144,6 +144,7 @@ def test_seeds_repeat_every_cell():
         ({"learning_rate": float("nan")}, "learning_rate is nan"),
         ({"clip_norm": 0.0}, "clip_norm is 0.0"),
         ({"clip_method": "fast"}, "clip_method is 'fast'"),
+        ({"clip_rule": "fast"}, "clip_rule is 'fast'"),
         ({"accountant": "gdp"}, "accountant is 'gdp'"),
         ({"privacy": {"unit": "client"}}, "privacy.unit is 'client'"),
         ({"model": {"variant": "vgg"}}, "model.variant is 'vgg'"),

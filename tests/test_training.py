@@ -233,6 +233,7 @@ def test_evaluation_in_chunks_is_evaluation():
     ("field", "value"),
     [
         ("clip_method", "off"),
+        ("clip_rule", "off"),
         ("optimizer", "lion"),
         ("schedule", "stairs"),
         ("momentum", 1.0),
@@ -256,6 +257,17 @@ def test_ghost_clipping_trains_the_same_model(method):
     assert_trees_close(params, expected, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(history.grad_norm, seen.grad_norm, rtol=1e-3)
     np.testing.assert_allclose(history.clipped, seen.clipped, atol=0.01)
+
+
+@pytest.mark.parametrize("rule", ["automatic", "per_layer"])
+def test_every_rule_trains_the_same_model_by_either_method(rule):
+    data, key, hparams = make_data(), jax.random.key(0), make_hparams(0.3, clip_norm=0.1)
+    everyone, spec = training.everything(data), dataclasses.replace(SPEC, clip_rule=rule, steps=10)
+    expected, _ = fit(key, hparams, everyone, data, spec)
+    params, _ = fit(key, hparams, everyone, data, dataclasses.replace(spec, clip_method="ghost"))
+    assert_trees_close(params, expected, rtol=1e-3, atol=1e-4)
+    flat, _ = fit(key, hparams, everyone, data, dataclasses.replace(spec, clip_rule="flat"))
+    assert not np.allclose(flat["Dense_0"]["kernel"], params["Dense_0"]["kernel"], rtol=1e-2)
 
 
 def test_auto_takes_vmap_where_ghost_cannot():

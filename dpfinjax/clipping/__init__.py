@@ -4,5 +4,13 @@ from dpfinjax.clipping.contract import ClippedGrad, ClipStats
 from dpfinjax.clipping.ghost import ghost_clipped_grad
 from dpfinjax.clipping.microbatches import in_microbatches
 from dpfinjax.clipping.per_example import vmap_clipped_grad
+from dpfinjax.clipping.rules import RULES
 
-__all__ = ["ClipStats", "ClippedGrad", "ghost_clipped_grad", "in_microbatches", "vmap_clipped_grad"]
+__all__ = [
+    "RULES",
+    "ClipStats",
+    "ClippedGrad",
+    "ghost_clipped_grad",
+    "in_microbatches",
+    "vmap_clipped_grad",
+]

@@ -19,7 +19,7 @@ from jax import lax
 from dpfinjax import convolution
 
 _ROUNDING = 8 * float(jnp.finfo(jnp.float32).eps)
-_SMALL_PRODUCT = 1 << 15  # below it, calling a matrix library costs more than it saves
+_SMALL_PRODUCT = 1 << 15
 _CHUNK_BYTES = {"cpu": 4 << 20, "accelerator": 256 << 20}
 
 
@@ -296,7 +296,9 @@ def _outer(left: jax.Array, right: jax.Array) -> jax.Array:
     """The sum over t of the outer products of [..., t, l] and [..., t, r]: [..., l, r]."""
     places, rows = left.shape[-2:]
     if places * rows * right.shape[-1] <= _SMALL_PRODUCT:
-        return jnp.sum(left[..., :, None] * right[..., None, :], axis=-3)
+        # Small products are fast along rows of memory; the barrier keeps XLA from reading columns.
+        turned = lax.optimization_barrier(left.swapaxes(-1, -2))
+        return _einsum("...lt,...tr->...lr", turned, right)
     return _einsum("...tl,...tr->...lr", left, right)
 
 

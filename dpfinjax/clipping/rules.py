@@ -125,6 +125,7 @@ def per_layer(
 
 
 _RULES: dict[str, Rule] = {"flat": flat, "automatic": automatic, "per_layer": per_layer}
+RULES = tuple(_RULES)
 
 
 def _total(squares: Mapping[Layer, jax.Array]) -> jax.Array:

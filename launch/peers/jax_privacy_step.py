@@ -54,7 +54,8 @@ def main() -> None:
         batch_argnums=(1, 2),
         microbatch_size=task.microbatch,
     )
-    order = sharding_utils.compute_early_stopping_order(task.capacity, task.microbatch)
+    capacity = -(-task.capacity // task.microbatch) * task.microbatch
+    order = sharding_utils.compute_early_stopping_order(capacity, task.microbatch)
     relation = dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE
     optimizer = optax.chain(
         jax_privacy.noise_addition.gaussian_privatizer(
@@ -67,7 +68,7 @@ def main() -> None:
     def step(state: Any, key: jax.Array) -> tuple[Any, None]:
         params, opt_state = state
         drawn = jax.random.bernoulli(key, task.batch_size / task.examples, (task.examples,))
-        (rows,) = jnp.nonzero(drawn, size=task.capacity, fill_value=-1)
+        (rows,) = jnp.nonzero(drawn, size=capacity, fill_value=-1)
         rows = rows[order]  # so that microbatches of padding come last, and are skipped
         grad = grad_fn(params, images[rows], labels[rows], is_padding_example=rows < 0)
         updates, opt_state = optimizer.update(grad, opt_state)

@@ -22,7 +22,7 @@ class Task(NamedTuple):
       examples: number of examples in the data.
       batch_size: the expected size of a Poisson-sampled batch.
       capacity: length of a padded batch, for libraries that need fixed shapes.
-      microbatch: how many of its examples these work on at a time; it divides the capacity.
+      microbatch: how many of its examples these work on at a time.
       clip_norm: the largest l2 norm of one example's gradient.
       noise_multiplier: noise over clip norm.
       learning_rate: of SGD.
