@@ -22,6 +22,7 @@ def _quick(config: ConfigDict) -> None:
     config.repeats = 3
     config.part_steps = 3
     config.sweep_cells = (1, 3)
+    config.teachers = 4
     config.memory_batch_size = 64
     config.bars = 20_000
     config.windows = 500
@@ -46,6 +47,7 @@ def get_config(variant: str = "") -> ConfigDict:
       repeats: measurements of each thing, in turns with those that it is compared with.
       part_steps: steps in one measurement of a part of the step.
       sweep_batch_size, sweep_cells: batch size and numbers of models trained as one program.
+      teachers: models that train on disjoint parts of the images.
       paper_cells, paper_epochs: the sweep whose duration is extrapolated.
       memory_batch_size: where compiled programs are asked for their memory.
       bars, windows: simulated, for the rates of the data.
@@ -66,6 +68,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.part_steps = 100
     config.sweep_batch_size = 30
     config.sweep_cells = (1, 10, 30)
+    config.teachers = 50
     config.paper_cells = 10
     config.paper_epochs = 120
     config.memory_batch_size = 4096

@@ -1,6 +1,6 @@
 """What every training's config has, with defaults that the configs beside this one change."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from ml_collections import ConfigDict, config_dict
 
@@ -9,10 +9,19 @@ from dpfinjax.errors import InputError
 
 
 def common() -> ConfigDict:
+    """Returns the fields of a training of some data, and of its repetitions."""
+    config = training()
+    config.data = data.default_config()
+    config.cells = ()
+    config.seeds = 1
+    config.models_at_once = 16
+    return config
+
+
+def training() -> ConfigDict:
     """Returns the fields of a training; a None is meant to be filled in or left out."""
     config = ConfigDict()
     config.seed = 0
-    config.data = data.default_config()
     config.model = ConfigDict({"variant": "gaf_cnn"})
     for name in models.GafCnn.__dataclass_fields__:
         if name not in ("parent", "name"):
@@ -41,9 +50,6 @@ def common() -> ConfigDict:
     config.warmup = 0.0
     config.ema_decay = 0.0
     config.checkpoint_epochs = 1
-    config.cells = ()
-    config.seeds = 1
-    config.models_at_once = 16
     return config
 
 
@@ -52,7 +58,7 @@ QUICK_SIM_BARS = 400_000
 
 
 def variant_of(
-    file: str, variants: dict[str, Callable[[ConfigDict], None]], name: str
+    file: str, variants: Mapping[str, Callable[[ConfigDict], None]], name: str
 ) -> Callable[[ConfigDict], None]:
     """Returns the function that changes a config into the named variant; "" changes nothing.
 

@@ -208,6 +208,35 @@ def noise_multiplier(
     return noise[()]
 
 
+def rdp_to_epsilon(curve: ArrayLike, orders: ArrayLike, delta: ArrayLike) -> FloatArray:
+    """Converts Rényi divergences of any mechanism to epsilon, by the rules of `epsilon`.
+
+    Args:
+        curve: RDP in nats, [..., k], at least 0; inf where an order takes no part.
+        orders: Rényi orders [k], finite and > 1.
+        delta: Probability in (0, 1), of a shape that broadcasts with the ... of `curve`.
+
+    Returns:
+        Epsilon in nats, of the broadcast shape.
+
+    Raises:
+        InputError: An argument is outside its range.
+
+    Example:
+        >>> print(f"{rdp_to_epsilon([0.5, 2.0], [2.0, 8.0], 1e-5):.3f}")
+        3.214
+    """
+    alpha, divergence = _orders(orders), np.asarray(curve, dtype=np.float64)
+    if divergence.shape[-1:] != alpha.shape:
+        raise InputError(
+            f"curve must have {alpha.size} numbers, one an order, along its last axis, but its "
+            f"shape is {divergence.shape}."
+        )
+    if not (divergence >= 0).all():
+        raise InputError(f"curve must be at least 0, but it is {divergence.min():g} somewhere.")
+    return _rdp_to_epsilon(divergence, alpha, _probability("delta", delta))
+
+
 def event(
     sample_rate: float, noise_multiplier: float, steps: int
 ) -> dp_accounting.SelfComposedDpEvent:

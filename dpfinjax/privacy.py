@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from dpfinjax import workdir
 
@@ -97,7 +97,14 @@ def shown(epsilon: float) -> str:
     return f"{math.ceil(epsilon * 1000) / 1000:.10g}" if math.isfinite(epsilon) else "inf"
 
 
-def write(path: str | Path, statements: Mapping[str, Statement], named: bool) -> None:
+class Claim(Protocol):
+    """A statement of any mechanism."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the content of `privacy.json`."""
+
+
+def write(path: str | Path, statements: Mapping[str, Claim], named: bool) -> None:
     """Writes `privacy.json`: each statement under its model's name, or the only one as it is."""
     contents = {name: statement.to_json() for name, statement in statements.items()}
     workdir.write_json(path, contents if named else next(iter(contents.values())))

@@ -19,7 +19,11 @@ _LARGEST = float(np.finfo(np.float32).max)
 _OVERFLOW_SHARE = 1e-6  # of delta, at most, pays for batches that the sampler cannot hold
 
 
-EITHER_OR = (("target_epsilon", "noise_multiplier"), ("epochs", "steps"))
+EITHER_OR = (
+    ("target_epsilon", "noise_multiplier"),
+    ("target_epsilon", "scale"),
+    ("epochs", "steps"),
+)
 """Pairs of fields of which one is set: a later one that is given clears its alternative."""
 
 
@@ -43,31 +47,38 @@ class Model(NamedTuple):
     config: ConfigDict
 
 
-def models_of(config: ConfigDict) -> dict[str, Model]:
+def models_of(config: ConfigDict, name: str | None = None) -> dict[str, Model]:
     """Returns each model that a run trains, in order, under its name.
 
     A run has the model that its fields describe, or one for each of `cells` (a dict of the fields
     that it changes), after the non-private one where `with_baseline` is set; each of them `seeds`
     times, with the seeds from `seed` on.
+
+    Args:
+      config: the run's config.
+      name: of the model where there are no cells; "baseline" without clipping, else "dpsgd".
+
+    Raises:
+      InputError: for cells, seeds or models_at_once that cannot be.
     """
-    for name in ("seeds", "models_at_once"):
-        if config[name] < 1:
-            raise InputError(f"config.{name} is {config[name]}; it must be at least 1.")
+    for field in ("seeds", "models_at_once"):
+        if config[field] < 1:
+            raise InputError(f"config.{field} is {config[field]}; it must be at least 1.")
     found = {}
     if config.get("with_baseline", False):
         found["baseline"] = _changed(config, config.baseline)
     for cell in config.cells:
-        name = _cell_name(cell, config)
-        if name in found:
-            raise InputError(f"config.cells has the cell {name} twice; each must differ.")
-        found[name] = _changed(config, cell)
+        label = _cell_name(cell, config)
+        if label in found:
+            raise InputError(f"config.cells has the cell {label} twice; each must differ.")
+        found[label] = _changed(config, cell)
     if not config.cells:
-        found["baseline" if config.clip_method == "none" else "dpsgd"] = config
+        found[name or ("baseline" if config.clip_method == "none" else "dpsgd")] = config
     return {
-        f"{name},seed={seed}" if config.seeds > 1 else name: Model(
-            name, _changed(cell, {"seed": seed}) if config.seeds > 1 else cell
+        f"{label},seed={seed}" if config.seeds > 1 else label: Model(
+            label, _changed(cell, {"seed": seed}) if config.seeds > 1 else cell
         )
-        for name, cell in found.items()
+        for label, cell in found.items()
         for seed in range(config.seed, config.seed + config.seeds)
     }
 
@@ -111,10 +122,7 @@ def check(config: ConfigDict) -> None:
 
 
 def plan(config: ConfigDict, facts: Facts) -> Plan:
-    """Turns a config into a training of a data set of a given size.
-
-    The sample rate is rounded to float32, and the noise up to the next one, before epsilon is
-    computed: the statement is about the numbers that the device is given.
+    """Turns a config into a training of a data set, see `sized`, with a statement about its unit.
 
     Args:
       config: a checked config, see `check`.
@@ -126,7 +134,29 @@ def plan(config: ConfigDict, facts: Facts) -> Plan:
     Raises:
       InputError: if the batch is larger than the data, or no noise reaches the target epsilon.
     """
-    examples = sum(facts.examples["train"].values())
+    found = sized(config, sum(facts.examples["train"].values()))
+    assumptions = found.statement.assumptions + facts.assumptions
+    return found._replace(
+        statement=found.statement._replace(unit=facts.unit, assumptions=assumptions)
+    )
+
+
+def sized(config: ConfigDict, examples: int) -> Plan:
+    """Turns a config into a training of so many examples, of a unit that is still to be named.
+
+    The sample rate is rounded to float32, and the noise up to the next one, before epsilon is
+    computed: the statement is about the numbers that the device is given.
+
+    Args:
+      config: a checked config, see `check`.
+      examples: number of training examples.
+
+    Returns:
+      The arrays, the static settings and the privacy statement.
+
+    Raises:
+      InputError: if the batch is larger than the data, or no noise reaches the target epsilon.
+    """
     if config.batch_size > examples:
         raise InputError(
             f"config.batch_size is {config.batch_size}; the training data have only "
@@ -142,9 +172,6 @@ def plan(config: ConfigDict, facts: Facts) -> Plan:
     spec = _spec(config, module, steps, min(epoch_steps, steps), capacity)
     numbers = (config.learning_rate, config.clip_norm, noise_multiplier, rate, config.batch_size)
     statement = _statement(config, examples, spec, noise_multiplier, rate)
-    statement = statement._replace(
-        unit=facts.unit, assumptions=statement.assumptions + facts.assumptions
-    )
     return Plan(HParams(*(jnp.float32(number) for number in numbers)), spec, statement)
 
 
@@ -187,6 +214,8 @@ def _spec(
 def _check_pairs(config: ConfigDict) -> None:
     """Raises InputError unless exactly one setting of each pair has a value that is used."""
     for first, second in EITHER_OR:
+        if second not in config:
+            continue
         values = f"config.{first} and config.{second} are {config[first]} and {config[second]}"
         given = (config[first] is not None) + (config[second] is not None)
         if first == "target_epsilon" and config.clip_method == "none":

@@ -45,10 +45,11 @@ from dpfinjax import (
     training,
     workdir,
 )
-from dpfinjax.data import Facts, gaf, patterns, simulate
+from dpfinjax.data import gaf, patterns, simulate
 from dpfinjax.errors import InputError
+from dpfinjax.pate import ensemble
 from dpfinjax.settings import Plan
-from dpfinjax.training import Data
+from dpfinjax.training import Data, Membership
 from launch import app
 from launch.peers import protocol, race
 
@@ -130,6 +131,12 @@ SECTIONS = {
         "times faster",
     ),
     "paper": Section("The paper's sweep, extrapolated from the step above", "cells"),
+    "teachers": Section(
+        "An epoch of one model, and of PATE teachers on parts of the same data",
+        "models",
+        "",
+        "times one",
+    ),
     "compile": Section("Tracing and compiling an epoch, without a cache", "batch"),
     "memory": Section(
         "Memory of a compiled epoch: temporaries and results", "batch", "", "times none"
@@ -201,7 +208,7 @@ def measure(config: ConfigDict, folder: str | Path) -> list[Row]:
     data = Data(*map(jnp.asarray, protocol.made_up(config.examples)))
 
     rows: list[Row] = []
-    for section in (_steps, _parts, _sweeps, _programs, _data, _accounting):
+    for section in (_steps, _parts, _sweeps, _teachers, _programs, _data, _accounting):
         rows += _printed(section(config, data))
     if config.peers:
         rows += _printed(_peers(config))
@@ -406,6 +413,24 @@ def _sweeps(config: ConfigDict, data: Data) -> list[Row]:
     return [*rows, _paper(config, rows[1:])]
 
 
+def _teachers(config: ConfigDict, data: Data) -> list[Row]:
+    """An epoch of all the data by one model, and by teachers in one program, each on its part."""
+    teachers, batch_size = config.teachers, config.sweep_batch_size
+    train = _training(config, batch_size, "none")
+    part = settings.sized(train, -(-config.examples // teachers))
+    chosen = np.arange(config.examples) % teachers
+    works = {
+        ("one model", 1): _epochs(settings.sized(train, config.examples), data),
+        ("one program", teachers): _epochs(part, data, teachers, ensemble.parts(chosen, teachers)),
+    }
+    seconds = _in_turns({name: Work(work.call, 1) for name, work in works.items()}, config.repeats)
+    reference = np.median(seconds["one model", 1])
+    return [
+        _timed("teachers", case, size, times, 1, reference, scale=1e3, unit="ms")
+        for (case, size), times in seconds.items()
+    ]
+
+
 def _paper(config: ConfigDict, together: Sequence[Row]) -> Row:
     """How long the paper's sweep takes, from the step of the nearest number of models."""
     nearest = min(together, key=lambda row: abs(row.size - config.paper_cells))
@@ -536,40 +561,29 @@ def _training(config: ConfigDict, batch_size: int, method: str) -> ConfigDict:
 
 def _plan(config: ConfigDict, batch_size: int, method: str) -> Plan:
     """A training as a launcher would plan it for so many examples."""
-    facts = Facts(
-        source="made up",
-        source_sha256=(),
-        folder="",
-        bars=0,
-        moved_bars=0,
-        patterns=0,
-        windows=config.examples,
-        windows_with_gap=0,
-        windows_overlapping=0,
-        windows_unused=0,
-        examples={"train": {"any": config.examples}},
-        disjoint=True,
-        unit="image",
-        assumptions=(),
-    )
-    return settings.plan(_training(config, batch_size, method), facts)
+    return settings.sized(_training(config, batch_size, method), config.examples)
 
 
-def _epochs(plan: Plan, data: Data, cells: int | None = None) -> Work:
-    """A training of one model, or of several at once, that makes one more epoch a call."""
+def _epochs(
+    plan: Plan, data: Data, cells: int | None = None, membership: Membership | None = None
+) -> Work:
+    """A training of one model, or of several at once, that makes one more epoch a call.
+
+    With a membership each of several sees its own part; without one, all see all the data.
+    """
     key, hparams, spec = jax.random.key(0), plan.hparams, plan.spec
     if cells is not None:
         key = jax.random.split(key, cells)
         hparams = jax.tree.map(lambda x: jnp.broadcast_to(x, cells), hparams)
         hparams = hparams._replace(noise_multiplier=jnp.linspace(0.1, 1.0, cells))
-    everyone, state = training.everything(data), resumable.init(key, data, spec)
-    key, hparams, everyone, data, state = resumable.spread(key, hparams, everyone, data, state)
+    seen, state = membership or training.everything(data), resumable.init(key, data, spec)
+    key, hparams, seen, data, state = resumable.spread(key, hparams, seen, data, state)
     numbers = itertools.cycle(range(spec.steps // spec.epoch_steps))  # whole epochs alone
 
     def call() -> None:
         nonlocal state
         number = jnp.int32(next(numbers))
-        done = resumable.train_epoch(key, state, number, hparams, everyone, data, spec=spec)
+        done = resumable.train_epoch(key, state, number, hparams, seen, data, spec=spec)
         state = jax.block_until_ready(done)[0]
 
     return Work(call, spec.epoch_steps * (cells or 1))

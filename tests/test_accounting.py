@@ -438,3 +438,25 @@ def test_the_examples_in_the_docstrings_hold():
     result = doctest.testmod(accounting)
     assert result.attempted >= 6
     assert result.failed == 0
+
+
+def test_a_curve_of_dpsgd_converts_to_the_epsilon_of_dpsgd():
+    orders = accounting.DEFAULT_ORDERS
+    curve = accounting.rdp(0.01, [0.8, 2.0], 1000, orders)
+    expected = accounting.epsilon(0.01, [0.8, 2.0], 1000, 1e-5)
+    np.testing.assert_array_equal(accounting.rdp_to_epsilon(curve, orders, 1e-5), expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([1.0], [2.0, 3.0], 1e-5), "curve must have 2 numbers"),
+        (([-1.0], [2.0], 1e-5), "curve must be at least 0, but it is -1"),
+        (([np.nan], [2.0], 1e-5), "curve must be at least 0"),
+        (([1.0], [1.0], 1e-5), "orders must be finite numbers above 1"),
+        (([1.0], [2.0], 0.0), "delta must be strictly between 0 and 1"),
+    ],
+)
+def test_a_curve_that_is_none_is_told_in_one_sentence(arguments, message):
+    with pytest.raises(InputError, match=message):
+        accounting.rdp_to_epsilon(*arguments)

@@ -97,6 +97,7 @@ def test_every_section_has_its_cases(done):
         "gradient, not clipped",
     }
     assert set(of(rows, "sweep")) == {("one after another", 1), ("one program", 2)}
+    assert set(of(rows, "teachers")) == {("one model", 1), ("one program", 4)}
     assert set(of(rows, "memory")) == set(of(rows, "compile")) == {("none", 64), ("ghost", 64)}
     assert {size for _, size in of(rows, "data")} == {config.bars, config.windows}
     assert {size for _, size in of(rows, "accounting")} == {20, 2}
@@ -129,7 +130,15 @@ def test_ratios_and_rates_are_those_of_the_times(done):
 
 
 def test_other_libraries_stand_beside_ours(tmp_path, monkeypatch, capsys):
-    for section in ("_steps", "_parts", "_sweeps", "_programs", "_data", "_accounting"):
+    for section in (
+        "_steps",
+        "_parts",
+        "_sweeps",
+        "_teachers",
+        "_programs",
+        "_data",
+        "_accounting",
+    ):
         monkeypatch.setattr(bench, section, lambda config, data: [])
     fake = interpreter(tmp_path / "python", FAKE)
     monkeypatch.setattr(sys, "executable", fake)
