@@ -197,7 +197,8 @@ def _teachers(
 ) -> ensemble.Teachers:
     """Trains the teachers of a student and asks them all public images, unless it is done."""
     teachers, config = cell.plan.teachers, cell.config
-    hparams, spec = _sized(_training(config, "teacher"), int(membership.size.max()))
+    # No part's own size has a say in how the others are trained.
+    hparams, spec = _sized(_training(config, "teacher"), -(-len(splits.train.label) // teachers))
     place = folder / f"teachers={teachers},seed={config.seed}"
     found = ensemble.ask(
         jax.random.fold_in(jax.random.key(config.seed), teachers),

@@ -7,8 +7,9 @@ import hypothesis
 import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# The same examples in every run; `pytest --hypothesis-profile=default` looks for new ones.
-hypothesis.settings.register_profile("repeatable", derandomize=True)
+# The same examples in every run, on a slow machine too; `pytest --hypothesis-profile=default` looks
+# for new ones.
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("repeatable")
 
 

@@ -251,7 +251,7 @@ def _assumptions(config: ConfigDict) -> tuple[str, ...]:
         "Only the student's parameters, or the labels it was given, are shared: votes, teachers, "
         "accuracies, pictures and everything else in the run's folder were computed from the "
         "private examples and are not covered.",
-        "The images of the public split are public.",
+        "The images of the public split are public, and so is the number of training examples.",
         "Each student is stated by itself; sharing several adds up.",
         f"The noise comes from config.seed={config.seed} through a counter-based generator, taken "
         "to be as good as random: whoever knows the seed, or tries all 2^32, can remove the noise.",

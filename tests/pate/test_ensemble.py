@@ -110,9 +110,6 @@ def test_one_more_example_changes_the_votes_of_one_teacher_alone(tmp_path):
         x = np.concatenate([images, poison[:more]])
         y = np.concatenate([labels, np.zeros(more, np.int32)])
         membership = ensemble.parts(ensemble.assign(x, y, 4, 0), 4)
-        # The same padded length: a teacher's shape may be public, its examples are not.
-        rows = jnp.pad(membership.rows, ((0, 0), (0, 64 - membership.rows.shape[1])))
-        membership = Membership(rows, membership.size)
         data = training.Data(jnp.asarray(x), jnp.asarray(y))
         found = ensemble.ask(
             KEY,
