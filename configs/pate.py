@@ -47,7 +47,6 @@ def _paper(config: ConfigDict) -> None:
 def _quick(config: ConfigDict) -> None:
     config.data.sim_bars = QUICK_SIM_BARS
     config.teachers = 10
-    config.threshold = 6.0
     config.teacher.epochs = 20.0
     config.student.epochs = 40.0
 
@@ -59,9 +58,10 @@ def get_config(variant: str = "") -> ConfigDict:
       teachers: how many.
       mechanism: "confident", "gaussian" or "laplace".
       target_epsilon or scale: one of them; scale is the noise of an answer, in votes.
-      threshold: votes that "confident" asks for before it answers.
+      threshold: votes that "confident" asks for before it answers; None for 0.6 of all teachers.
       check_ratio: the noise of that check over the noise of the answer.
-      queries: how many public images are asked; None for all.
+      queries: how many public images are asked; None for all. Those that cannot be answered any
+        more are not asked without "confident".
       answers: how many of them are answered at most; None for all.
       semi_supervised: whether a second student also learns the first one's answers to the rest.
       release: whether "gaussian" publishes its data-dependent epsilon, which itself costs some.
@@ -76,9 +76,10 @@ def get_config(variant: str = "") -> ConfigDict:
     config.mechanism = "confident"
     config.target_epsilon = 8.0
     config.scale = config_dict.placeholder(float)
-    config.threshold = 60.0
+    config.threshold = config_dict.placeholder(float)
     config.check_ratio = 3.0
     config.queries = config_dict.placeholder(int)
+    config.answers = config_dict.placeholder(int)
     config.answers = 150
     config.semi_supervised = True
     config.release = False

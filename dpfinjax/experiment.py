@@ -5,7 +5,6 @@ import functools
 import math
 import shutil
 import time
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -75,13 +74,18 @@ def bound(runs: Sequence[Run], facts: Facts) -> dict[str, Any]:
     that each statement is about.
     """
     numbers = ("noise_multiplier", "clip_norm", "sample_rate", "steps", "examples")
-    found: dict[str, Any] = {"data": Path(facts.folder).parent.name}
+    found: dict[str, Any] = {"data": settings.data_name(facts)}
     for run in runs:
         statement = run.plan.statement.to_json()
         found[run.name] = {name: statement[name] for name in numbers}
         found[run.name] |= {"epoch_steps": run.plan.spec.epoch_steps}
         found[run.name] |= {"capacity": run.plan.spec.capacity}
     return found
+
+
+def key_of(run: Run) -> jax.Array:
+    """Returns the key of a run's first parameters, samples and noise, see `settings.key`."""
+    return settings.key(run.config, run.plan.data, run.cell)
 
 
 def train_all(
@@ -118,7 +122,9 @@ def train_all(
         size = min(models_at_once, fits)
         for start in range(0, len(group), size):
             chunk = group[start : start + size]
-            place = folder / _CHUNKS / chunk[0].name if len(chunk) > 1 else folder / chunk[0].name
+            # Another number of models at once, on another machine say, is another checkpoint.
+            several = folder / _CHUNKS / f"{len(chunk)} from {chunk[0].name}"
+            place = several if len(chunk) > 1 else folder / chunk[0].name
             yield _train(chunk, [folder / run.name for run in chunk], place, splits)
 
 
@@ -251,16 +257,11 @@ def _finish(run: Run, folder: Path, state: State, seconds: float, data: Sequence
 
 def _stacked(runs: Sequence[Run]) -> tuple[jax.Array, training.HParams]:
     """Keys and settings of runs, with a leading axis where there are several."""
-    keys = [_key(run) for run in runs]
+    keys = [key_of(run) for run in runs]
     hparams = [run.plan.hparams for run in runs]
     if len(runs) == 1:
         return keys[0], hparams[0]
     return jnp.stack(keys), jax.tree.map(lambda *values: jnp.stack(values), *hparams)
-
-
-def _key(run: Run) -> jax.Array:
-    """A key of the run's own: the noise of two models must not be the same, or it cancels out."""
-    return jax.random.fold_in(jax.random.key(run.config.seed), zlib.crc32(run.cell.encode()))
 
 
 def _apart(state: State, models: int) -> list[State]:

@@ -238,3 +238,236 @@ def wilson(right: np.ndarray, examples: np.ndarray) -> tuple[np.ndarray, np.ndar
     middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
     return np.clip(middle - half, 0, 1), np.clip(middle + half, 0, 1)
+
+
+def privacy_risk(path: str | Path, members: np.ndarray, others: np.ndarray, name: str) -> None:
+    """Draws how an attack's membership probabilities of the two groups are distributed.
+
+    Densities, so that groups of unequal size compare, in the 20 bins of Wang and Tsai (2022).
+
+    Args:
+      path: where the PNG goes.
+      members: float [n], probabilities of the training data, in [0, 1].
+      others: float [k], those of the population.
+      name: the model's name, for the title.
+    """
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axis = figure.subplots()
+    groups = (("Population Data", others, _ORANGE), ("Training Data", members, _BLUE))
+    for label, values, color in groups:
+        text = f"{label} (n = {len(values):,}, mean {np.mean(values):.3f})"
+        axis.hist(values, bins=20, range=(0, 1), density=True, alpha=0.55, color=color, label=text)
+        axis.axvline(float(np.mean(values)), color=color, linewidth=1.5)
+    axis.set(xlabel="Training Data Probability", ylabel="density", title=f"{name}: privacy risk")
+    axis.set(xlim=(0, 1))
+    axis.grid(alpha=0.3)
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", frameon=False)
+    save(figure, path)
+
+
+def roc_curves(
+    path: str | Path,
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    bound: tuple[np.ndarray, np.ndarray] | None,
+    lowest: float,
+    name: str,
+) -> None:
+    """Draws attacks' curves on logarithmic axes, where few false positives can be seen.
+
+    Args:
+      path: where the PNG goes.
+      curves: for each attack, false-positive and true-positive rates [p].
+      bound: false-positive rates and the largest true-positive rates that are proven, or None.
+      lowest: where both axes begin, above 0.
+      name: the model's name, for the title.
+    """
+    figure = Figure(figsize=(6.4, 5.6), layout="constrained")
+    axis = figure.subplots()
+    chance = np.geomspace(lowest, 1, 100)
+    axis.plot(chance, chance, color=_GREY, linestyle=":", label="chance")
+    for label, (fpr, tpr) in curves.items():
+        # A step: between two points no threshold lies, so nothing better than the left one is met.
+        axis.step(np.maximum(fpr, lowest), tpr, where="post", label=label, linewidth=1.4)
+    if bound is not None:
+        axis.plot(*bound, color="k", linestyle="--", linewidth=1.4, label="proven bound")
+        axis.fill_between(*bound, 1, color="k", alpha=0.06, linewidth=0)
+    axis.set(xscale="log", yscale="log", xlim=(lowest, 1), ylim=(lowest, 1.05))
+    axis.set(xlabel="false-positive rate", ylabel="true-positive rate", title=name)
+    axis.grid(alpha=0.3)
+    axis.legend(frameon=False, loc="lower right")
+    save(figure, path)
+
+
+def exposed_windows(path: str | Path, ohlc: np.ndarray, captions: Sequence[str], name: str) -> None:
+    """Draws the windows that an attack is surest of, the most exposed one first.
+
+    Args:
+      path: where the PNG goes.
+      ohlc: float64 [k, bars, 4], prices.
+      captions: the k captions.
+      name: the model's name, for the title.
+    """
+    columns = min(5, len(ohlc))
+    rows = -(-len(ohlc) // columns)
+    figure = Figure(figsize=(3 * columns, 0.6 + 2.6 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis, window, caption in zip(axes, ohlc, captions, strict=False):
+        _candles(axis, window)
+        axis.use_sticky_edges = False  # else the highest body touches the frame
+        axis.autoscale_view()
+        axis.set_title(caption, fontsize=8)
+    for axis in axes[len(ohlc) :]:
+        axis.set_axis_off()
+    figure.suptitle(f"{name}: the most exposed training windows")
+    figure.supxlabel("bar of the window", fontsize=9)
+    figure.supylabel("price in quote currency", fontsize=9)
+    save(figure, path)
+
+
+def recognition_violins(path: str | Path, probabilities: Mapping[str, np.ndarray]) -> None:
+    """Draws each model's membership probabilities of its training data, means marked.
+
+    Args:
+      path: where the PNG goes.
+      probabilities: for each model, float [n] in [0, 1], three models a row.
+    """
+    columns = min(3, len(probabilities))
+    rows = -(-len(probabilities) // columns)
+    figure = Figure(figsize=(3.4 * columns, 3.2 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
+    for axis, (name, values) in zip(axes, probabilities.items(), strict=False):
+        mean = float(np.mean(values))
+        # A density needs some width; probabilities that all agree are a line.
+        if np.ptp(values) > 1e-6:
+            body = axis.violinplot(values, showextrema=False, widths=0.8)["bodies"][0]
+            body.set(facecolor=_BLUE, alpha=0.5)
+        axis.hlines(mean, 0.6, 1.4, color=_ORANGE, linewidth=2)
+        axis.text(1.42, mean, f"{mean:.3f}", color=_ORANGE, va="center", fontweight="bold")
+        axis.axhline(0.5, color=_GREY, linewidth=0.8, linestyle=":")
+        axis.set(xlim=(0.5, 1.75), ylim=(0, 1), xticks=[])
+        axis.set_title(name, fontsize=10)
+    for axis in axes[len(probabilities) :]:
+        axis.set_axis_off()
+    figure.supylabel("membership probability of training data", fontsize=9)
+    figure.suptitle("Recognition rate: means are marked, 0.5 is a guess")
+    save(figure, path)
+
+
+def recognition_against_epsilon(
+    path: str | Path,
+    epsilon: np.ndarray,
+    rates: Mapping[str, np.ndarray],
+    bounds: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    lowest: Mapping[str, float],
+    names: Sequence[str],
+) -> None:
+    """Draws what an attack reaches against what was promised, one panel a measure.
+
+    Args:
+      path: where the PNG goes.
+      epsilon: float [k], inf for models without privacy, which are drawn at the right edge.
+      rates: for each measure, float [k, 3]: the value and the ends of its interval.
+      bounds: for each measure, epsilons and the largest values that they allow.
+      lowest: for each measure, where a logarithmic axis begins, or 0 for a linear one.
+      names: the k models' names.
+    """
+    figure = Figure(figsize=(6.2 * len(rates), 4.6), layout="constrained")
+    axes = figure.subplots(1, len(rates), squeeze=False)[0]
+    private = np.isfinite(epsilon)
+    edge = bounds[next(iter(rates))][0].max()
+    places = np.where(private, epsilon, edge)
+    for axis, (measure, values) in zip(axes, rates.items(), strict=True):
+        shown = np.maximum(values, lowest[measure])
+        errors = np.maximum(0, [shown[:, 0] - shown[:, 1], shown[:, 2] - shown[:, 0]])
+        for chosen, color, label in (
+            (private, _BLUE, "private models, 95 % interval"),
+            (~private, _ORANGE, "without privacy (epsilon infinite)"),
+        ):
+            if chosen.any():
+                style = {"fmt": "o", "color": color, "capsize": 3, "label": label}
+                axis.errorbar(places[chosen], shown[chosen, 0], errors[:, chosen], **style)
+        axis.plot(*bounds[measure], "k--", linewidth=1.4, label="proven bound")
+        for name, place, value in zip(names, places, shown[:, 2], strict=True):
+            style = {"fontsize": 7, "rotation": -45, "ha": "right", "va": "bottom"}
+            axis.annotate(name, (place, value), (3, 2), textcoords="offset points", **style)
+        if lowest[measure]:
+            axis.set(yscale="log", ylim=(lowest[measure] / 1.5, 1.3))
+        else:
+            axis.set(ylim=(0, 1.05))
+        axis.set(xscale="log", xlabel="epsilon", ylabel=measure)
+        axis.grid(alpha=0.3)
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False
+    )
+    save(figure, path)
+
+
+def audit_intervals(
+    path: str | Path, intervals: Mapping[str, Sequence[tuple[str, float, float, bool]]]
+) -> None:
+    """Draws what audits leave of epsilon: lower bound <= epsilon <= what is stated.
+
+    Args:
+      path: where the PNG goes.
+      intervals: for each model, an audit's name, its lower bound, the stated epsilon, inf where
+        none is, and whether that is refuted.
+    """
+    rows = max(len(of_model) for of_model in intervals.values())
+    size = (9, (0.75 + 0.55 * rows) * len(intervals))
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(len(intervals), 1, sharex=True, squeeze=False)[:, 0]
+    ends = [end for of_model in intervals.values() for row in of_model for end in row[1:3]]
+    right = 1.25 * max(end for end in ends if np.isfinite(end)) or 1.0
+    for axis, (name, of_model) in zip(panels, intervals.items(), strict=True):
+        for place, (_, lower, upper, refuted) in enumerate(of_model):
+            _audit_row(axis, place, lower, min(upper, right), refuted)
+        stated = of_model[0][2]
+        shown = f"{stated:.4g} is stated" if np.isfinite(stated) else "nothing is promised"
+        axis.set_title(f"{name}: {shown}")
+        axis.set_yticks(range(len(of_model)), [row[0] for row in of_model], fontsize=8)
+        axis.set(xlim=(0, right), ylim=(len(of_model) - 0.5, -0.5))
+        axis.grid(axis="x", alpha=0.3)
+    panels[-1].set_xlabel("epsilon [nats]: grey is refuted by the audit, blue is left")
+    save(figure, path)
+
+
+def audit_mutants(
+    path: str | Path,
+    bounds: Mapping[str, tuple[Sequence[tuple[float, float]], Sequence[tuple[float, float]]]],
+) -> None:
+    """Draws lower bounds on epsilon over the claimed one, for mutants and what they were made of.
+
+    Args:
+      path: where the PNG goes.
+      bounds: for each mutant, pairs of claimed epsilon and lower bound of the broken mechanism, one
+        a seed, and of the unbroken one.
+    """
+    figure = Figure(figsize=(9, 1.2 + 0.36 * len(bounds)), layout="constrained")
+    axis = figure.subplots()
+    groups = (("broken", _RED, "x", 0.14), ("unbroken", _BLUE, "o", -0.14))
+    for side, (label, color, marker, offset) in enumerate(groups):
+        points = [
+            (lower / claimed, place + offset)
+            for place, of_mutant in enumerate(bounds.values())
+            for claimed, lower in of_mutant[side]
+        ]
+        across, down = np.array(points).T
+        axis.scatter(across, down, color=color, marker=marker, s=24, alpha=0.7, label=label)
+    axis.axvline(1, color="k", linewidth=1, label="claimed")
+    axis.set_yticks(range(len(bounds)), list(bounds))
+    axis.set(xlim=(0, None), ylim=(len(bounds) - 0.5, -0.5))
+    axis.set_xlabel("lower bound on epsilon / claimed epsilon; right of the line is caught")
+    axis.set_title("Mutants and the mechanism that they were made of")
+    axis.grid(alpha=0.3)
+    axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    save(figure, path)
+
+
+def _audit_row(axis: Axes, place: float, lower: float, upper: float, refuted: bool) -> None:
+    """One audit: what it refutes, what it leaves, and the stated epsilon."""
+    axis.barh(place, lower, height=0.5, color=_GREY, alpha=0.35)
+    axis.barh(place, max(0.0, upper - lower), left=lower, height=0.5, color=_BLUE, alpha=0.5)
+    color = _RED if refuted else "k"
+    axis.vlines(upper, place - 0.36, place + 0.36, color=color, linewidth=2)
+    text = f"{lower:.2f} > stated" if refuted else f"{lower:.2f}"
+    axis.text(lower, place, f" {text}", va="center", fontsize=8, color=color)

@@ -1,7 +1,10 @@
 """A config turned into what a training needs: epochs into steps, epsilon into noise, once."""
 
+import hashlib
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from dpfinjax import accounting, clipping, models, privacy
+from dpfinjax import accounting, clipping, models, privacy, workdir
 from dpfinjax.data import Facts
 from dpfinjax.data.patterns import PATTERNS
 from dpfinjax.errors import InputError
@@ -28,11 +31,19 @@ EITHER_OR = (
 
 
 class Plan(NamedTuple):
-    """Everything about a training that follows from its config and its number of examples."""
+    """Everything about a training that follows from its config and its data.
+
+    Attributes:
+      hparams: the settings that are arrays.
+      spec: the settings that are compiled in.
+      statement: the privacy statement.
+      data: the name of the prepared data set, which has its digest.
+    """
 
     hparams: HParams
     spec: Spec
     statement: privacy.Statement
+    data: str = ""
 
 
 class Model(NamedTuple):
@@ -64,6 +75,11 @@ def models_of(config: ConfigDict, name: str | None = None) -> dict[str, Model]:
     for field in ("seeds", "models_at_once"):
         if config[field] < 1:
             raise InputError(f"config.{field} is {config[field]}; it must be at least 1.")
+    if not 0 <= config.seed <= 2**32 - config.seeds:
+        raise InputError(
+            f"config.seed is {config.seed} for {config.seeds} seeds; they must be from 0 to "
+            "2^32 - 1."
+        )
     found = {}
     if config.get("with_baseline", False):
         found["baseline"] = _changed(config, config.baseline)
@@ -85,6 +101,11 @@ def models_of(config: ConfigDict, name: str | None = None) -> dict[str, Model]:
 
 def settle_pairs(config: ConfigDict, given: Iterable[str]) -> None:
     """Clears, in place, each setting whose alternative is among the names that were given."""
+    given = tuple(given)
+    for part, value in config.items():
+        if isinstance(value, ConfigDict):
+            within = (name for name in given if name.startswith(f"{part}."))
+            settle_pairs(value, [name.removeprefix(f"{part}.") for name in within])
     for pair in EITHER_OR:
         for name, other in (pair, pair[::-1]):
             if name in given and other not in given and other in config:
@@ -136,9 +157,34 @@ def plan(config: ConfigDict, facts: Facts) -> Plan:
     """
     found = sized(config, sum(facts.examples["train"].values()))
     assumptions = found.statement.assumptions + facts.assumptions
-    return found._replace(
-        statement=found.statement._replace(unit=facts.unit, assumptions=assumptions)
-    )
+    statement = found.statement._replace(unit=facts.unit, assumptions=assumptions)
+    return found._replace(statement=statement, data=data_name(facts))
+
+
+def data_name(facts: Facts) -> str:
+    """Returns the name of a prepared data set, with the digest of source, settings and code."""
+    return Path(facts.folder).parent.name
+
+
+def key(config: ConfigDict, data: str, purpose: str) -> jax.Array:
+    """Returns the random key of a run: another one for another config, data set or purpose.
+
+    Two models whose noise is the same would let it cancel out, whoever shares them both: so no two
+    runs that differ in anything share a key, though they have one seed, and a run that is resumed
+    has the key that it had.
+
+    Args:
+      config: the whole config of one model.
+      data: the data set, see `data_name`.
+      purpose: what the key is for.
+    """
+    words = json.dumps([workdir.as_json(config), data, purpose], sort_keys=True)
+    digest = hashlib.sha256(words.encode()).digest()
+    found = jax.random.key(config.seed)
+    for start in range(0, 16, 4):
+        word = int.from_bytes(digest[start : start + 4], "little")
+        found = jax.random.fold_in(found, word)
+    return found
 
 
 def sized(config: ConfigDict, examples: int) -> Plan:

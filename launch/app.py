@@ -28,7 +28,8 @@ def run(job: Callable[[ConfigDict, str], object], name: str) -> None:
     logging.set_verbosity(logging.WARNING)
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(workdir.cache_folder() / "jax"))
-    if "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    chosen = "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if not chosen and "JAX_NUM_CPU_DEVICES" not in os.environ:
         # Models of a sweep are divided over devices; a device a core is how a CPU trains them fast.
         jax.config.update("jax_num_cpu_devices", _cores())
 
@@ -91,6 +92,7 @@ def _repeat_and_sweep(config: ConfigDict, path: str) -> None:
     if flags.FLAGS.seeds:
         config.seeds = flags.FLAGS.seeds
     if flags.FLAGS.sweep:
+        path = path.partition(":")[0]
         sweep = runpy.run_path(path).get("sweep")
         if sweep is None:
             raise InputError(f"--sweep does not apply: {path} has no function sweep(add).")

@@ -12,7 +12,6 @@ The same command with the same --workdir goes on where it was stopped. Every set
 the config file and can be given as --config.<field>=<value>.
 """
 
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +30,9 @@ from dpfinjax.pate import ensemble, pictures, plan
 from dpfinjax.training import Data, Membership
 from launch import app
 
+PRIVATE = "private"
+"""The folder of what must not leave the house: all that was computed from votes without noise."""
+
 _SPLITS = ("train", "validation", "test")
 
 
@@ -41,11 +43,17 @@ class Cell(NamedTuple):
       name: its name within the run, and its folder's.
       config: its config.
       plan: how its labels come about.
+      data: the data set, see `settings.data_name`.
     """
 
     name: str
     config: ConfigDict
     plan: plan.Plan
+    data: str
+
+    def key(self, purpose: str) -> jax.Array:
+        """Returns a key that no other run has, and no other purpose."""
+        return settings.key(self.config, self.data, f"{purpose} of {self.name}")
 
 
 class Labels(NamedTuple):
@@ -80,23 +88,28 @@ def train_and_vote(config: ConfigDict, folder: str | Path) -> list[dict[str, Any
     models = settings.models_of(config, "pate")
     _check_cells([model.config for model in models.values()])
     for part in ("teacher", "student"):
-        settings.check(_training(config, part))
+        _check_training(config, part)
     workdir.check(folder, config)
     splits, facts = data.load(config), data.describe(config)
     _check_public(facts)
     cells = [
-        Cell(name, model.config, plan.plan(model.config, len(splits.public.label)))
+        Cell(
+            name,
+            model.config,
+            plan.plan(model.config, len(splits.public.label)),
+            settings.data_name(facts),
+        )
         for name, model in models.items()
     ]
     parts = {(cell.plan.teachers, cell.config.seed): _parts(cell, splits.train) for cell in cells}
     bound = {cell.name: cell.plan._asdict() for cell in cells}
-    folder = workdir.claim(folder, config, bound | {"data": Path(facts.folder).parent.name})
+    folder = workdir.claim(folder, config, bound | {"data": settings.data_name(facts)})
 
     labels = [
         _labels(cell, parts[cell.plan.teachers, cell.config.seed], splits, folder) for cell in cells
     ]
     statements = {
-        cell.name: plan.state(cell.config, label.votes, cell.plan, facts)
+        cell.name: plan.state(cell.key("release"), cell.config, label.votes, cell.plan, facts)
         for cell, label in zip(cells, labels, strict=True)
     }
     measured = _students(cells, labels, splits, folder)
@@ -149,6 +162,14 @@ def _training(config: ConfigDict, part: str) -> ConfigDict:
     return full
 
 
+def _check_training(config: ConfigDict, part: str) -> None:
+    """Raises InputError for values of a training that are wrong whatever the data are."""
+    try:
+        settings.check(_training(config, part))
+    except InputError as error:
+        raise InputError(str(error).replace("config.", f"config.{part}.")) from error
+
+
 def _check_cells(configs: list[ConfigDict]) -> None:
     """Raises InputError where students differ in what they are trained together with."""
     for config in configs:
@@ -169,12 +190,6 @@ def _check_public(facts: Facts) -> None:
             )
 
 
-def _key(cell: Cell, purpose: str) -> jax.Array:
-    """A key of a student's own: shared noise of two students would cancel out."""
-    name = f"{purpose} {cell.name}".encode()
-    return jax.random.fold_in(jax.random.key(cell.config.seed), zlib.crc32(name))
-
-
 def _parts(cell: Cell, train: Examples) -> Membership:
     """The disjoint parts of a student's teachers."""
     teachers = cell.plan.teachers
@@ -188,7 +203,7 @@ def _labels(cell: Cell, membership: Membership, splits: Splits, folder: Path) ->
     asked = np.random.default_rng(cell.config.seed).permutation(teachers.answers.shape[1])
     rows = asked[: cell.plan.queries]
     votes = np.asarray(pate.votes(jnp.asarray(teachers.answers[:, rows]), len(PATTERNS)))
-    answers = plan.answer(_key(cell, "votes"), votes, cell.plan)
+    answers = plan.answer(cell.key("votes"), votes, cell.plan)
     return Labels(votes, rows, answers, teachers.seconds)
 
 
@@ -199,9 +214,9 @@ def _teachers(
     teachers, config = cell.plan.teachers, cell.config
     # No part's own size has a say in how the others are trained.
     hparams, spec = _sized(_training(config, "teacher"), -(-len(splits.train.label) // teachers))
-    place = folder / f"teachers={teachers},seed={config.seed}"
+    place = folder / PRIVATE / f"teachers={teachers},seed={config.seed}"
     found = ensemble.ask(
-        jax.random.fold_in(jax.random.key(config.seed), teachers),
+        settings.key(config.teacher, cell.data, f"{teachers} teachers of seed {config.seed}"),
         hparams,
         membership,
         _on_device(splits.train),
@@ -219,13 +234,11 @@ def _students(
     cells: list[Cell], labels: list[Labels], splits: Splits, folder: Path
 ) -> list[dict[str, float]]:
     """Trains all students together; returns the accuracies and seconds of each."""
-    queries = max(len(label.rows) for label in labels)
     config = _training(cells[0].config, "student")
-    config.batch_size = min(config.batch_size, queries)
-    hparams, spec = _sized(config, queries)
+    hparams, spec = _sized(config, len(splits.public.label))
     told, asked, everything = _told(labels, splits.public)
-    key, at_once = _key(cells[0], "students"), cells[0].config.models_at_once
-    place = folder / "students"
+    key, at_once = cells[0].key("students"), cells[0].config.models_at_once
+    place = folder / PRIVATE / "students"
     trained = ensemble.train_many(
         key, hparams, told, everything, spec, place / "told", at_once, "students"
     )
@@ -260,27 +273,27 @@ def _sized(config: ConfigDict, examples: int) -> tuple[training.HParams, trainin
 
 
 def _told(labels: list[Labels], public: Examples) -> tuple[Membership, Membership, Data]:
-    """What was answered and what was asked as rows of one array, a copy of the public images each.
+    """What was answered, and all that is public, as rows of one array: a copy for each student.
 
     Students differ in their labels, and a training's data have one label an image.
     """
-    size = max(len(label.rows) for label in labels)
-    told, asked = np.zeros((2, len(labels), size), np.int32)
-    count = np.zeros((2, len(labels)), np.int32)
-    targets = np.zeros((len(labels), len(public.label)), np.int32)
-    for row, label in enumerate(labels):
-        start = row * len(public.label)
-        known = label.answers >= 0
-        targets[row, label.rows[known]] = label.answers[known]
-        count[:, row] = known.sum(), len(label.rows)
-        told[row, : count[0, row]] = start + label.rows[known]
-        asked[row, : count[1, row]] = start + label.rows
-    images = np.tile(public.image, (len(labels), 1, 1, 1))
-    first, second = (
-        Membership(jnp.asarray(rows), jnp.asarray(sizes))
-        for rows, sizes in zip((told, asked), count, strict=True)
+    students, images = len(labels), len(public.label)
+    targets = np.zeros((students, images), np.int32)
+    rows = np.zeros((students, max(len(label.rows) for label in labels)), np.int32)
+    sizes = np.zeros(students, np.int32)
+    for student, label in enumerate(labels):
+        known = label.rows[label.answers >= 0]
+        targets[student, known] = label.answers[label.answers >= 0]
+        rows[student, : len(known)] = student * images + known
+        sizes[student] = len(known)
+    everything = np.arange(students * images, dtype=np.int32).reshape(students, images)
+    return (
+        Membership(jnp.asarray(rows), jnp.asarray(sizes)),
+        Membership(jnp.asarray(everything), jnp.full(students, images, jnp.int32)),
+        Data(
+            jnp.tile(jnp.asarray(public.image), (students, 1, 1, 1)), jnp.asarray(targets.ravel())
+        ),
     )
-    return first, second, Data(jnp.asarray(images), jnp.asarray(targets.ravel()))
 
 
 def _row(
@@ -316,7 +329,7 @@ def _row(
 def _draw(folder: Path, cells: list[Cell], labels: list[Labels], rows: list[dict]) -> None:
     """The pictures of a run."""
     for cell, label in zip(cells, labels, strict=True):
-        place = _plots(folder / cell.name)
+        place = _plots(folder / PRIVATE / cell.name)
         curves = {
             "data-independent, may be published": plan.curve(label.votes, cell.plan, False),
             "data-dependent, must not be published": plan.curve(label.votes, cell.plan, True),

@@ -155,6 +155,28 @@ def test_two_models_of_a_sweep_never_share_their_noise(tmp_path, cache):
         assert np.std(cancelled) > noise
 
 
+def test_no_two_runs_that_differ_share_a_key(cache):
+    """Not even runs of one seed in two folders: who has both models would subtract the noise."""
+    facts = data.describe(make_config(cache))
+    other = facts._replace(folder=facts.folder.replace("candlestick_gaf/", "candlestick_gaf/x"))
+    keys = [
+        np.asarray(jax.random.key_data(experiment.key_of(run)))
+        for config, found in (
+            (make_config(cache), facts),
+            (make_config(cache, batch_size=32), facts),
+            (make_config(cache, epochs=4.0), facts),
+            (make_config(cache), other),
+        )
+        for model in settings.models_of(config).values()
+        for run in [
+            experiment.Run("a", model.cell, model.config, settings.plan(model.config, found))
+        ]
+    ]
+    assert len({key.tobytes() for key in keys}) == len(keys) == 12
+    first = make_runs(make_config(cache))[0]
+    np.testing.assert_array_equal(jax.random.key_data(experiment.key_of(first)), keys[0])
+
+
 def test_a_run_is_bound_to_its_data_and_numbers(cache):
     runs, facts = make_runs(make_config(cache)), data.describe(make_config(cache))
     bound = experiment.bound(runs, facts)

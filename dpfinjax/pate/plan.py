@@ -1,7 +1,6 @@
 """A config turned into an aggregation of votes, and what it costs."""
 
 import math
-import zlib
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +15,9 @@ from dpfinjax.errors import InputError
 from dpfinjax.pate import aggregation, analysis, smooth
 
 MECHANISMS = ("confident", "gaussian", "laplace")
+_AGREEMENT = 0.6  # the share of teachers that "confident" asks for by itself
+_FAILURE = 0.01  # the chance that a released epsilon is too small
+_LEAST = 1e-6  # below it float32 and the bounds have no digits left
 
 
 class Plan(NamedTuple):
@@ -107,11 +109,11 @@ def plan(config: ConfigDict, available: int) -> Plan:
       InputError: for a value that makes no sense, by its field.
     """
     _check(config, available)
-    queries = config.queries or available
+    queries = min(config.queries or available, available)
     answers = min(config.answers or queries, queries)
     threshold, threshold_scale, scale = None, None, config.scale
     if config.mechanism == "confident":
-        threshold, ratio = float(config.threshold), config.check_ratio
+        threshold, ratio = _threshold(config), config.check_ratio
         if scale is None:
             threshold_scale, scale = analysis.calibrate_confident(
                 config.target_epsilon, queries, answers, config.delta, ratio
@@ -119,7 +121,7 @@ def plan(config: ConfigDict, available: int) -> Plan:
         else:
             threshold_scale = ratio * scale
     else:
-        answers = queries = answers
+        queries = answers
         if scale is None:
             scale = analysis.calibrate(
                 config.target_epsilon, answers, config.delta, config.mechanism
@@ -129,9 +131,9 @@ def plan(config: ConfigDict, available: int) -> Plan:
         teachers=config.teachers,
         queries=queries,
         answers=answers,
-        scale=float(scale),
+        scale=_rounded_up(scale),
         threshold=threshold,
-        threshold_scale=threshold_scale,
+        threshold_scale=threshold_scale and _rounded_up(threshold_scale),
         delta=config.delta,
     )
 
@@ -176,12 +178,16 @@ def curve(votes: NDArray[np.int32], plan: Plan, data_dependent: bool) -> NDArray
     )
 
 
-def state(config: ConfigDict, votes: NDArray[np.int32], plan: Plan, facts: Facts) -> Statement:
+def state(
+    key: jax.Array, config: ConfigDict, votes: NDArray[np.int32], plan: Plan, facts: Facts
+) -> Statement:
     """Returns the privacy statement of whatever is made from the labels and public images.
 
-    With `config.release` it pays for the publication of the data-dependent bound of "gaussian".
+    With `config.release` it pays for the publication of the data-dependent bound of "gaussian",
+    beyond a target that the labels alone were calibrated to.
 
     Args:
+      key: a JAX random key for the publication, used for nothing else.
       config: as `configs/pate.py` makes it.
       votes: int32 [q, c], of all queries of the plan.
       plan: the mechanism and its noise.
@@ -190,9 +196,9 @@ def state(config: ConfigDict, votes: NDArray[np.int32], plan: Plan, facts: Facts
     epsilon, private = (float(curve(votes, plan, kind)[-1]) for kind in (False, True))
     if config.release:
         order = _best_order(plan)
-        key = jax.random.fold_in(jax.random.key(config.seed), zlib.crc32(b"release"))
-        released = smooth.release(key, votes, plan.scale, plan.delta, order)
-        epsilon = released.epsilon
+        epsilon = smooth.release(
+            key, votes, plan.scale, plan.delta, order, failure_probability=_FAILURE
+        ).epsilon
     return Statement(
         epsilon=epsilon,
         private_epsilon=private,
@@ -201,6 +207,19 @@ def state(config: ConfigDict, votes: NDArray[np.int32], plan: Plan, facts: Facts
         unit=facts.unit,
         assumptions=_assumptions(config) + facts.assumptions,
     )
+
+
+def _rounded_up(scale: float) -> float:
+    """The float32 that is drawn with, never below what was calibrated."""
+    drawn = np.float32(scale)
+    return float(drawn if float(drawn) >= scale else np.nextafter(drawn, np.float32(np.inf)))
+
+
+def _threshold(config: ConfigDict) -> float:
+    """The votes that are asked for."""
+    if config.threshold is None:
+        return _AGREEMENT * config.teachers
+    return float(config.threshold)
 
 
 def _best_order(plan: Plan) -> float:
@@ -226,14 +245,20 @@ def _check(config: ConfigDict, available: int) -> None:
             f"{config.scale}; exactly one must be set."
         )
     for name in ("scale", "target_epsilon", "check_ratio"):
-        if config[name] is not None and not 0 < config[name] < math.inf:
-            raise InputError(f"config.{name} is {config[name]}; it must be positive and finite.")
+        if config[name] is not None and not _LEAST <= config[name] <= 1 / _LEAST:
+            raise InputError(
+                f"config.{name} is {config[name]}; it must be positive, from {_LEAST:g} to "
+                f"{1 / _LEAST:g}."
+            )
     if not 0 < config.delta < 1:
         raise InputError(f"config.delta is {config.delta}; it must be above 0 and below 1.")
-    for name, most in (("queries", available), ("answers", config.queries or available)):
-        if config[name] is not None and not 1 <= config[name] <= most:
-            raise InputError(f"config.{name} is {config[name]}; it must be from 1 to {most}.")
-    if config.mechanism == "confident" and not 0 <= config.threshold <= config.teachers:
+    if config.teachers < 1:
+        raise InputError(f"config.teachers is {config.teachers}; it must be at least 1.")
+    if config.queries is not None and not 1 <= config.queries <= available:
+        raise InputError(f"config.queries is {config.queries}; it must be from 1 to {available}.")
+    if config.answers is not None and config.answers < 1:
+        raise InputError(f"config.answers is {config.answers}; it must be at least 1.")
+    if config.mechanism == "confident" and not 0 <= _threshold(config) <= config.teachers:
         raise InputError(
             f"config.threshold is {config.threshold}; it must be from 0 to the number of teachers, "
             f"{config.teachers}."
@@ -247,13 +272,22 @@ def _check(config: ConfigDict, available: int) -> None:
 
 def _assumptions(config: ConfigDict) -> tuple[str, ...]:
     """What a PATE run takes for granted, whatever the data."""
+    released: tuple[str, ...] = ()
+    if config.release:
+        released = (
+            "Epsilon was made public with noise, which makes it less than what was spent with a "
+            f"chance of {_FAILURE:g}.",
+        )
     return (
         "Only the student's parameters, or the labels it was given, are shared: votes, teachers, "
         "accuracies, pictures and everything else in the run's folder were computed from the "
         "private examples and are not covered.",
-        "The images of the public split are public, and so is the number of training examples.",
+        "The images of the public split are public.",
+        "The number of training examples, from which the teachers' steps follow, is public and "
+        "fixed in advance: both of two neighbours are trained for as many steps.",
         "Each student is stated by itself; sharing several adds up.",
         f"The noise comes from config.seed={config.seed} through a counter-based generator, taken "
         "to be as good as random: whoever knows the seed, or tries all 2^32, can remove the noise.",
         "Noise is drawn and added in float32.",
+        *released,
     )

@@ -49,8 +49,9 @@ def test_a_run_leaves_what_it_promises(run):
         assert claim["unit"].startswith("one window")
         assert row["answered"] <= 20
         assert row["seconds"] > 0
-        place = folder / row["model"]
-        assert (place / "checkpoints").is_dir()
+        assert (folder / row["model"] / "checkpoints").is_dir()
+        assert sorted(p.name for p in (folder / row["model"]).iterdir()) == ["checkpoints"]
+        place = folder / job.PRIVATE / row["model"]
         for picture in ("agreement", "epsilon"):
             assert (place / "plots" / f"{picture}.png").stat().st_size > 10_000
     assert (folder / "plots" / "accuracy_by_epsilon.png").exists()
@@ -59,7 +60,7 @@ def test_a_run_leaves_what_it_promises(run):
 
 def test_teachers_are_trained_once_for_all_cells(run):
     folder, _ = run
-    answers = {path.parent.name: np.load(path) for path in folder.glob("*/answers.npy")}
+    answers = {path.parent.name: np.load(path) for path in folder.rglob("answers.npy")}
     assert {name: len(a) for name, a in answers.items()} == {
         "teachers=4,seed=0": 4,
         "teachers=2,seed=0": 2,
@@ -69,9 +70,9 @@ def test_teachers_are_trained_once_for_all_cells(run):
 def test_nothing_of_train_reaches_a_student_but_votes(run, cache, tmp_path, monkeypatch):
     """With the votes kept and every private image replaced, students are the same bits."""
     folder, rows = run
-    for answers in {path.parent for path in folder.glob("*/answers.npy")}:
-        place = tmp_path / answers.name
-        place.mkdir()
+    for answers in {path.parent for path in folder.rglob("answers.npy")}:
+        place = tmp_path / job.PRIVATE / answers.name
+        place.mkdir(parents=True)
         for name in ("answers", "accuracy"):
             workdir.write_npy(place / f"{name}.npy", np.load(answers / f"{name}.npy"))
     workdir.write_json(tmp_path / "config.json", json.loads((folder / "config.json").read_text()))

@@ -15,6 +15,7 @@ from tests.test_settings import make_facts
 
 AVAILABLE = 300
 FACTS = make_facts()
+KEY = jax.random.key(0)
 
 
 def make_config(**changes):
@@ -34,7 +35,7 @@ def test_the_stated_epsilon_is_within_the_target_and_close_to_it(mechanism):
     config = make_config(mechanism=mechanism, target_epsilon=3.0)
     found = plan.plan(config, AVAILABLE)
     queries = found.queries
-    statement = plan.state(config, random_votes(queries=queries), found, FACTS)
+    statement = plan.state(KEY, config, random_votes(queries=queries), found, FACTS)
     assert 2.999 < statement.epsilon <= 3.0
     assert statement.private_epsilon <= statement.epsilon
     assert queries == (AVAILABLE if mechanism == "confident" else config.answers)
@@ -44,7 +45,7 @@ def test_a_statement_is_about_the_noise_that_is_drawn():
     config = make_config(mechanism="gaussian", target_epsilon=None, scale=40.0, answers=50)
     found = plan.plan(config, AVAILABLE)
     votes = random_votes(queries=50)
-    statement = plan.state(config, votes, found, FACTS)
+    statement = plan.state(KEY, config, votes, found, FACTS)
     assert statement.epsilon == pate.epsilon(votes, 40.0, 1e-5, data_dependent=False)
     assert statement.private_epsilon == pate.epsilon(votes, 40.0, 1e-5)
     content = statement.to_json()
@@ -56,7 +57,7 @@ def test_a_statement_is_about_the_noise_that_is_drawn():
 def test_what_must_not_be_published_is_not_in_the_file_that_may_be():
     config = make_config()
     found = plan.plan(config, AVAILABLE)
-    statement = plan.state(config, random_votes(), found, FACTS)
+    statement = plan.state(KEY, config, random_votes(), found, FACTS)
     assert statement.private_epsilon < statement.epsilon
     assert statement.private_epsilon not in statement.to_json().values()
 
@@ -67,9 +68,9 @@ def test_publishing_the_data_dependent_bound_is_paid_for():
     votes = np.zeros((1000, 8), np.int32)
     votes[:, 0] = 1000
     found = plan.plan(config, 1000)
-    statement = plan.state(config, votes, found, FACTS)
+    statement = plan.state(KEY, config, votes, found, FACTS)
     config.release = False
-    independent = plan.state(config, votes, found, FACTS).epsilon
+    independent = plan.state(KEY, config, votes, found, FACTS).epsilon
     assert statement.released
     assert 10 * statement.private_epsilon < statement.epsilon < independent
 
@@ -116,7 +117,8 @@ def test_answers_are_no_more_than_the_plan_allows():
         ({"delta": 1.0}, "delta is 1.0"),
         ({"threshold": 101.0}, "threshold is 101.0; .* number of teachers, 100"),
         ({"queries": 301}, "queries is 301; it must be from 1 to 300"),
-        ({"queries": 100, "answers": 101}, "answers is 101; it must be from 1 to 100"),
+        ({"answers": 0}, "answers is 0; it must be at least 1"),
+        ({"teachers": 0}, "teachers is 0; it must be at least 1"),
         ({"release": True}, "release is set and config.mechanism is 'confident'"),
     ],
 )

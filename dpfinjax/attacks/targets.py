@@ -1,0 +1,227 @@
+"""The trained models that are attacked, and the pool of examples that they are asked about."""
+
+import collections
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from dpfinjax import experiment, resumable, settings, training, workdir
+from dpfinjax.attacks.checks import BoolArray
+from dpfinjax.data import Examples, Facts, Splits
+from dpfinjax.errors import InputError
+from dpfinjax.training import Data
+
+
+class Target(NamedTuple):
+    """A model under attack.
+
+    Attributes:
+        run: Its name, config and plan.
+        folder: Where its checkpoints are, or will be.
+    """
+
+    run: experiment.Run
+    folder: Path
+
+
+class Pool(NamedTuple):
+    """The examples that attacks are about: the target's own, and as good ones from elsewhere.
+
+    Attributes:
+        examples: The training split, then the population.
+        is_member: bool [e], whether the target was trained on it.
+    """
+
+    examples: Examples
+    is_member: BoolArray
+
+    @property
+    def data(self) -> Data:
+        """The examples on the device."""
+        return Data(jnp.asarray(self.examples.image), jnp.asarray(self.examples.label))
+
+
+def pool(splits: Splits, seed: int) -> Pool:
+    """Puts the training split and the population together.
+
+    Of a population that is larger than the training split as many examples are taken, by chance:
+    half of the pool, which is what a shadow model sees, is then never more than the target saw.
+
+    Args:
+        splits: The prepared data.
+        seed: At least 0, for that choice.
+
+    Returns:
+        The pool; its first rows are those of the training split, in the same order.
+
+    Raises:
+        InputError: One of the two splits is empty.
+    """
+    members, others = len(splits.train.label), len(splits.population.label)
+    if not members or not others:
+        raise InputError(
+            f"The training split has {members} examples and the population {others}; an attack "
+            "needs both, see data.fractions."
+        )
+    rng = np.random.default_rng(seed)
+    chosen = np.sort(rng.permutation(others)[:members])
+    both = zip(splits.train, splits.population, strict=True)
+    examples = Examples(*(np.concatenate([own, other[chosen]]) for own, other in both))
+    return Pool(examples, np.arange(len(examples.label)) < members)
+
+
+def models_of(config: ConfigDict) -> dict[str, settings.Model]:
+    """Lists the models of a training's config.
+
+    Args:
+        config: As `configs/dpsgd.py` or `configs/baseline.py` makes it.
+
+    Returns:
+        Each model's config by name.
+
+    Raises:
+        InputError: A field is wrong whatever the data are.
+    """
+    models = settings.models_of(config, "baseline" if config.clip_method == "none" else "dpsgd")
+    for model in models.values():
+        settings.check(model.config)
+    return models
+
+
+def runs_of(config: ConfigDict, facts: Facts) -> list[experiment.Run]:
+    """Lists the models of a training's config with their plans.
+
+    Args:
+        config: As `configs/dpsgd.py` or `configs/baseline.py` makes it.
+        facts: What is known of its data.
+
+    Returns:
+        Each model with its plan.
+
+    Raises:
+        InputError: A field is wrong, or does not fit the data.
+    """
+    return [
+        experiment.Run(name, model.cell, model.config, settings.plan(model.config, facts))
+        for name, model in models_of(config).items()
+    ]
+
+
+def in_folder(runs: Sequence[experiment.Run], folder: Path) -> list[Target]:
+    """Says where `experiment.train_all` puts each model's checkpoints."""
+    return [Target(run, folder / run.name if len(runs) > 1 else folder) for run in runs]
+
+
+def config_of(folder: str | Path) -> ConfigDict:
+    """Reads the config that a folder's models were trained by.
+
+    Args:
+        folder: The workdir of `launch.baseline` or `launch.dpsgd`.
+
+    Returns:
+        The whole config of that run.
+
+    Raises:
+        InputError: It is no such folder.
+    """
+    path = Path(folder) / workdir.CONFIG
+    try:
+        config = ConfigDict(json.loads(path.read_text())["config"])
+        is_training = {"clip_method", "data", "cells", "model"} <= set(config)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"config.targets names {folder}, which has no readable {workdir.CONFIG}; it must be "
+            "the workdir of trained models."
+        ) from error
+    if not is_training or "attack" in config:
+        raise InputError(
+            f"config.targets names {folder}, whose {workdir.CONFIG} is of another job; it must be "
+            "the workdir of launch.baseline or launch.dpsgd."
+        )
+    return config
+
+
+def trained(folders: Sequence[str | Path], facts: Facts) -> list[Target]:
+    """Lists the models that lie in folders of finished runs.
+
+    Args:
+        folders: Workdirs of `launch.baseline` and `launch.dpsgd`.
+        facts: What is known of the data, which all of them were trained on.
+
+    Returns:
+        The models, under the names that they have there; with the folder's name before it where two
+        folders have the same.
+
+    Raises:
+        InputError: A folder is no such workdir, is of other data or code, or a model in it is not
+            finished; or two models have one name.
+    """
+    found = [(Path(folder), target) for folder in folders for target in _trained(folder, facts)]
+    names = collections.Counter(target.run.name for _, target in found)
+    targets = [
+        target
+        if names[target.run.name] == 1
+        else _renamed(target, f"{folder.resolve().name},{target.run.name}")
+        for folder, target in found
+    ]
+    name, times = collections.Counter(target.run.name for target in targets).most_common(1)[0]
+    if times > 1:
+        raise InputError(
+            f"config.targets has the model {name} {times} times; folders must differ in their name."
+        )
+    return targets
+
+
+def params(target: Target, data: Data) -> Any:
+    """Reads a target's parameters.
+
+    Args:
+        target: A finished model.
+        data: Examples of the shape that it takes.
+
+    Returns:
+        Its parameters, a pytree.
+
+    Raises:
+        InputError: The folder holds no checkpoint, or one of an unfinished training.
+    """
+    check_finished(target)
+    spec = target.run.plan.spec
+    return resumable.restore(target.folder, training.init(jax.random.key(0), data, spec)).result
+
+
+def check_finished(target: Target) -> None:
+    """Asks for the last checkpoint of a training.
+
+    Raises:
+        InputError: It is not there.
+    """
+    done, epochs = resumable.finished_epochs(target.folder), target.run.plan.spec.epochs
+    if done != epochs:
+        raise InputError(
+            f"{target.folder} holds no trained model ({done} of {epochs} epochs are done); finish "
+            "the training with the command that began it."
+        )
+
+
+def _trained(folder: str | Path, facts: Facts) -> list[Target]:
+    """The models of one folder."""
+    config = config_of(folder)
+    runs = runs_of(config, facts)
+    # The numbers and the data that the folder is bound to are still what its config gives.
+    workdir.claim(folder, config, experiment.bound(runs, facts))
+    targets = in_folder(runs, Path(folder))
+    for target in targets:
+        check_finished(target)
+    return targets
+
+
+def _renamed(target: Target, name: str) -> Target:
+    """The same model under another name."""
+    return target._replace(run=target.run._replace(name=name, cell=name))
