@@ -25,6 +25,7 @@ EXTRAS = {
         "mpmath>=1.3",  # the accountant's slow reference
         "mypy>=1.13",  # types
         "pytest>=8",
+        "pytest-xdist>=3.6",  # a test process a core: most of their time is compilation
         "ruff>=0.9",  # lint and format
     ],
     "peers": [  # what launch.bench compares with, best in an environment of its own
