@@ -67,6 +67,37 @@ class Outcome(NamedTuple):
     params: Any
 
 
+def models_of(config: ConfigDict) -> dict[str, settings.Model]:
+    """Returns the models of a training's config, checked.
+
+    Args:
+      config: as `configs/dpsgd.py` or `configs/baseline.py` makes it.
+
+    Raises:
+      InputError: a field is wrong whatever the data are.
+    """
+    models = settings.models_of(config)
+    for model in models.values():
+        settings.check(model.config)
+    return models
+
+
+def runs_of(config: ConfigDict, facts: Facts) -> list[Run]:
+    """Returns the models of a training's config with their plans.
+
+    Args:
+      config: as `configs/dpsgd.py` or `configs/baseline.py` makes it.
+      facts: what is known of its data.
+
+    Raises:
+      InputError: a field is wrong, or does not fit the data.
+    """
+    return [
+        Run(name, model.cell, model.config, settings.plan(model.config, facts))
+        for name, model in models_of(config).items()
+    ]
+
+
 def bound(runs: Sequence[Run], facts: Facts) -> dict[str, Any]:
     """Returns what a resumed run must find unchanged, for `workdir.claim`.
 

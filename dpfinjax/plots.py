@@ -209,6 +209,8 @@ def _candles(axis: Axes, ohlc: np.ndarray) -> None:
     colors = [_GREEN if rises else _RED for rises in close >= open_]
     axis.vlines(bars, low, high, colors=colors, linewidth=1)
     axis.bar(bars, close - open_, bottom=open_, width=0.65, color=colors)
+    axis.use_sticky_edges = False  # else the highest or lowest body touches the frame
+    axis.autoscale_view()
     axis.ticklabel_format(axis="y", useOffset=False)
     axis.tick_params(labelsize=7)
     axis.set_xticks(bars)
@@ -313,8 +315,6 @@ def exposed_windows(path: str | Path, ohlc: np.ndarray, captions: Sequence[str],
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis, window, caption in zip(axes, ohlc, captions, strict=False):
         _candles(axis, window)
-        axis.use_sticky_edges = False  # else the highest body touches the frame
-        axis.autoscale_view()
         axis.set_title(caption, fontsize=8)
     for axis in axes[len(ohlc) :]:
         axis.set_axis_off()

@@ -129,15 +129,25 @@ def table(rows: Sequence[Row]) -> str:
         if len(group) > 1:
             merged |= {name: getattr(summary, name) for name in _ACCURACIES}
         cells.append([_cell(name, merged[name]) for name in shown])
+    return aligned(cells)
+
+
+def aligned(cells: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
+    """Returns lines of cells as text, the first of them underlined.
+
+    Args:
+      cells: as many in each line.
+      left: the columns that are words; the others are numbers and end together.
+    """
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = [
         "  ".join(
-            text.ljust(width) if column == 0 else text.rjust(width)
+            text.ljust(width) if column in left else text.rjust(width)
             for column, (text, width) in enumerate(zip(line, widths, strict=True))
-        )
+        ).rstrip()
         for line in cells
     ]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
 
 
 def _by_model(rows: Sequence[Row]) -> list[list[Row]]:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 
@@ -154,6 +155,22 @@ def everything(data: Data) -> Membership:
     """The membership of a model that sees all the data."""
     rows = data.targets.shape[0]
     return Membership(jnp.arange(rows, dtype=jnp.int32), jnp.int32(rows))
+
+
+def memberships(design: np.ndarray) -> Membership:
+    """Returns who sees what as padded rows, with a leading axis of models.
+
+    Args:
+      design: bool [m, n], whether a model may see an example.
+
+    Returns:
+      Rows int32 [m, r], ascending, r being the most that a model sees and the padding 0, and sizes
+      int32 [m].
+    """
+    sizes = design.sum(axis=1)
+    rows = np.zeros((len(design), sizes.max()), np.int32)
+    rows[np.arange(sizes.max()) < sizes[:, None]] = np.nonzero(design)[1]
+    return Membership(jnp.asarray(rows), jnp.asarray(sizes, jnp.int32))
 
 
 def fit(

@@ -66,13 +66,13 @@ def attack_all(config: ConfigDict, folder: str | Path) -> list[report.Row]:
     workdir.check(folder, config)
     given = [name for name in config.targets.split(",") if name]
     trained_by = targets.config_of(given[0]) if given else _training(config)
-    targets.models_of(trained_by)
+    experiment.models_of(trained_by)
     splits, facts = data.load(trained_by), data.describe(trained_by)
     pool = targets.pool(splits, config.seed)
     if given:
         chosen = targets.trained(given, facts)
     else:
-        runs = targets.runs_of(trained_by, facts)
+        runs = experiment.runs_of(trained_by, facts)
         chosen = targets.in_folder(runs, Path(folder) / "targets")
     folder = workdir.claim(folder, config, _bound(chosen, facts))
     if not given:

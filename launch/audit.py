@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from dpfinjax import data, experiment, plots, privacy, settings, workdir
+from dpfinjax import data, experiment, plots, privacy, workdir
 from dpfinjax.attacks import canaries, intervals, mutants
 from dpfinjax.attacks.intervals import Interval
 from dpfinjax.attacks.mutants import Verdict
@@ -60,15 +60,10 @@ def audit_or_fail(config: ConfigDict, folder: str | Path) -> None:
 def _audit_trainings(config: ConfigDict, folder: str | Path) -> list[str]:
     """Audits each model of the config."""
     _check(config)
-    models = settings.models_of(config)
-    for model in models.values():
-        settings.check(model.config)
+    experiment.models_of(config)
     workdir.check(folder, config)
     splits, facts = data.load(config), data.describe(config)
-    runs = [
-        experiment.Run(name, model.cell, model.config, settings.plan(model.config, facts))
-        for name, model in models.items()
-    ]
+    runs = experiment.runs_of(config, facts)
     examples = len(splits.train.label)
     for field in ("canaries", "others"):
         if config.audit[field] >= examples:

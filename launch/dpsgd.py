@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from dpfinjax import data, experiment, privacy, results, settings, workdir
+from dpfinjax import data, experiment, privacy, results, workdir
 from launch import app
 
 
@@ -32,15 +32,10 @@ def train_and_evaluate(config: ConfigDict, folder: str | Path) -> list[experimen
     Raises:
       InputError: for a config, data or folder that cannot be used.
     """
-    models = settings.models_of(config)
-    for model in models.values():
-        settings.check(model.config)
+    experiment.models_of(config)
     workdir.check(folder, config)
     splits, facts = data.load(config), data.describe(config)
-    runs = [
-        experiment.Run(name, model.cell, model.config, settings.plan(model.config, facts))
-        for name, model in models.items()
-    ]
+    runs = experiment.runs_of(config, facts)
     folder = workdir.claim(folder, config, experiment.bound(runs, facts))
 
     outcomes: list[experiment.Outcome] = []

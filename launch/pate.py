@@ -22,7 +22,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from numpy.typing import NDArray
 
-from dpfinjax import data, pate, privacy, resumable, settings, training, workdir
+from dpfinjax import data, pate, privacy, results, resumable, settings, training, workdir
 from dpfinjax.data import Examples, Facts, Splits
 from dpfinjax.data.patterns import PATTERNS
 from dpfinjax.errors import InputError
@@ -144,15 +144,7 @@ def table(rows: list[dict[str, Any]]) -> str:
                 f"({privacy.shown(row['private_epsilon'])})",
             )
         )
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = [
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in lines
-    ]
-    return "\n".join([text[0], "-" * len(text[0]), *text[1:]])
+    return results.aligned(lines)
 
 
 def _training(config: ConfigDict, part: str) -> ConfigDict:
@@ -251,7 +243,7 @@ def _students(
             key, hparams, told, everything, spec, place / "guessed", at_once, "students again"
         )
         seconds += trained.seconds
-    results = []
+    measured = []
     for row, cell in enumerate(cells):
         state = jax.tree.map(lambda x: x[row], trained.state)  # noqa: B023
         (folder / cell.name).mkdir(exist_ok=True)
@@ -261,8 +253,8 @@ def _students(
             split = _on_device(getattr(splits, name))
             answer = training.evaluate(state.result, split, spec.module)
             found[f"{name}_accuracy"] = float(answer.accuracy)
-        results.append(found)
-    return results
+        measured.append(found)
+    return measured
 
 
 def _sized(config: ConfigDict, examples: int) -> tuple[training.HParams, training.Spec]:

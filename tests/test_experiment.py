@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from configs import dpsgd as dpsgd_config
-from dpfinjax import data, experiment, resumable, settings
+from dpfinjax import data, experiment, resumable
 from tests.launch.test_app import CLONE
 
 CELLS = ({"noise_multiplier": 0.5}, {"noise_multiplier": 2.0}, {"learning_rate": 0.1})
@@ -27,11 +27,7 @@ def make_config(cache, **changes):
 
 
 def make_runs(config):
-    facts = data.describe(config)
-    return [
-        experiment.Run(name, model.cell, model.config, settings.plan(model.config, facts))
-        for name, model in settings.models_of(config).items()
-    ]
+    return experiment.runs_of(config, data.describe(config))
 
 
 def train(config, folder, models_at_once=16):
@@ -167,10 +163,7 @@ def test_no_two_runs_that_differ_share_a_key(cache):
             (make_config(cache, epochs=4.0), facts),
             (make_config(cache), other),
         )
-        for model in settings.models_of(config).values()
-        for run in [
-            experiment.Run("a", model.cell, model.config, settings.plan(model.config, found))
-        ]
+        for run in experiment.runs_of(config, found)
     ]
     assert len({key.tobytes() for key in keys}) == len(keys) == 12
     first = make_runs(make_config(cache))[0]

@@ -1,9 +1,9 @@
 """Which shadow model is trained on which examples."""
 
-import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
+from dpfinjax import training
 from dpfinjax.attacks.checks import BoolArray
 from dpfinjax.errors import InputError
 from dpfinjax.training import Membership
@@ -65,6 +65,4 @@ def rows(membership: ArrayLike) -> Membership:
     sizes = design.sum(axis=1)
     if (sizes == 0).any():
         raise InputError(f"Model {sizes.argmin()} has no example; each must have one.")
-    padded = np.zeros((len(design), sizes.max()), np.int32)
-    padded[np.arange(sizes.max()) < sizes[:, None]] = np.nonzero(design)[1]
-    return Membership(jnp.asarray(padded), jnp.asarray(sizes, jnp.int32))
+    return training.memberships(design)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dpfinjax import privacy
+from dpfinjax import privacy, results
 from dpfinjax.attacks import answers, audit, lira, loss, metrics, rmia, shadow
 from dpfinjax.attacks.answers import Answers
 from dpfinjax.attacks.checks import BoolArray, FloatArray
@@ -336,16 +336,7 @@ _HEADER = (
 
 def table(rows: Sequence[Row]) -> str:
     """Returns the rows as lines of text, rates in percent with their 95 % intervals."""
-    cells = [_HEADER, *map(_cells, rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [
-        "  ".join(
-            text.ljust(width) if column in (0, 2, 9) else text.rjust(width)
-            for column, (text, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in cells
-    ]
-    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+    return results.aligned([_HEADER, *map(_cells, rows)], left=(0, 2, 9))
 
 
 def _cells(row: Row) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from dpfinjax import experiment, resumable, settings, training, workdir
+from dpfinjax import experiment, resumable, training, workdir
 from dpfinjax.attacks.checks import BoolArray
 from dpfinjax.data import Examples, Facts, Splits
 from dpfinjax.errors import InputError
@@ -74,43 +74,6 @@ def pool(splits: Splits, seed: int) -> Pool:
     both = zip(splits.train, splits.population, strict=True)
     examples = Examples(*(np.concatenate([own, other[chosen]]) for own, other in both))
     return Pool(examples, np.arange(len(examples.label)) < members)
-
-
-def models_of(config: ConfigDict) -> dict[str, settings.Model]:
-    """Lists the models of a training's config.
-
-    Args:
-        config: As `configs/dpsgd.py` or `configs/baseline.py` makes it.
-
-    Returns:
-        Each model's config by name.
-
-    Raises:
-        InputError: A field is wrong whatever the data are.
-    """
-    models = settings.models_of(config, "baseline" if config.clip_method == "none" else "dpsgd")
-    for model in models.values():
-        settings.check(model.config)
-    return models
-
-
-def runs_of(config: ConfigDict, facts: Facts) -> list[experiment.Run]:
-    """Lists the models of a training's config with their plans.
-
-    Args:
-        config: As `configs/dpsgd.py` or `configs/baseline.py` makes it.
-        facts: What is known of its data.
-
-    Returns:
-        Each model with its plan.
-
-    Raises:
-        InputError: A field is wrong, or does not fit the data.
-    """
-    return [
-        experiment.Run(name, model.cell, model.config, settings.plan(model.config, facts))
-        for name, model in models_of(config).items()
-    ]
 
 
 def in_folder(runs: Sequence[experiment.Run], folder: Path) -> list[Target]:
@@ -213,7 +176,7 @@ def check_finished(target: Target) -> None:
 def _trained(folder: str | Path, facts: Facts) -> list[Target]:
     """The models of one folder."""
     config = config_of(folder)
-    runs = runs_of(config, facts)
+    runs = experiment.runs_of(config, facts)
     # The numbers and the data that the folder is bound to are still what its config gives.
     workdir.claim(folder, config, experiment.bound(runs, facts))
     targets = in_folder(runs, Path(folder))

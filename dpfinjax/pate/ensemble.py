@@ -99,12 +99,9 @@ def parts(chosen: NDArray[np.int64], teachers: int) -> Membership:
     Returns:
       Rows int32 [teachers, r], ascending, padded with 0 to the largest part, and sizes [teachers].
     """
-    order = np.argsort(chosen, kind="stable")
-    sizes = np.bincount(chosen, minlength=teachers)
-    rows = np.zeros((teachers, sizes.max()), np.int32)
-    rows[np.arange(sizes.max()) < sizes[:, None]] = order
-    assert sizes.sum() == len(chosen) == len(np.unique(order)), "a part shares an example"
-    return Membership(jnp.asarray(rows), jnp.asarray(sizes, jnp.int32))
+    design = chosen == np.arange(teachers)[:, None]
+    assert (design.sum(axis=0) == 1).all(), "an example is in no part, or in several"
+    return training.memberships(design)
 
 
 def rates(hparams: HParams, sizes: jax.Array) -> HParams:

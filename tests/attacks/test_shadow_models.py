@@ -44,7 +44,7 @@ def make_run(cache, **changes):
     config.model.update(widths=(4, 4), hidden=(8,))
     config.update(batch_size=32, epochs=3.0, accountant="rdp", microbatch=128)
     config.update(PLAIN | changes)
-    (run,) = targets.runs_of(config, data.describe(config))
+    (run,) = experiment.runs_of(config, data.describe(config))
     splits = data.load(config)
     return run, splits, targets.pool(splits, 0)
 
