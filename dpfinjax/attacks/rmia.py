@@ -32,9 +32,10 @@ def scores(
     a = 1 training on x changes nothing, at a = 0 it makes the model certain. The default 0.3 is the
     paper's choice for images of ten classes; it is chosen best by an attack on a shadow model.
 
-    An example of the population is compared with the others of it, never with itself: it could not
-    win, and those outside the population would be ahead for a reason that has nothing to do with
-    training.
+    An example of the population is compared with the others of it, never with itself, and one from
+    outside with as many: all but one of the population, which another one is for each. Were it all
+    of them, shares of another denominator would part members from the population wherever many
+    examples beat equally many, and that has nothing to do with training.
 
     Args:
         target: True-class probabilities of the model under attack [e], in [0, 1].
@@ -62,8 +63,11 @@ def scores(
     population = checks.flags("population", population, target.shape)
     _check(target, shadows, population, gamma, a)
     ratio = _ratio(target, _marginal(shadows, membership, a if offline else None))
-    beaten = np.searchsorted(np.sort(ratio[population]), ratio / gamma, side="left")
-    return beaten / (population.sum() - population)
+    known, needed = ratio[population], ratio / gamma
+    beaten = np.searchsorted(np.sort(known), needed, side="left")
+    left_out = known[np.arange(np.sum(~population)) % len(known)]
+    beaten[~population] -= left_out < needed[~population]
+    return beaten / (len(known) - 1)
 
 
 def _marginal(shadows: FloatArray, membership: BoolArray, a: float | None) -> FloatArray:

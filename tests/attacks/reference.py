@@ -61,7 +61,10 @@ def rmia(target, shadows, membership, population, gamma, offline, a):
         return target[i] / ((statistics.mean(inside) + p_out) / 2)
 
     result = []
+    known = [z for z in range(len(target)) if population[z]]
     for x in range(len(target)):
-        others = [z for z in range(len(target)) if population[z] and z != x]
+        before = sum(not population[y] for y in range(x))
+        absent = x if population[x] else known[before % len(known)]
+        others = [z for z in known if z != absent]
         result.append(sum(ratio(x) / ratio(z) > gamma for z in others) / len(others))
     return np.array(result)

@@ -49,6 +49,19 @@ def test_an_example_gains_nothing_from_being_outside_of_the_population():
     assert rmia.scores(target, shadows, membership, population)[best] == 1.0
 
 
+def test_members_of_few_distinct_scores_are_at_chance_when_training_tells_nothing():
+    rng = np.random.default_rng(0)
+    examples, models = 4000, 8
+    # Nearly all examples look alike and beat the same few of the population.
+    target = rng.choice([0.1, 0.8, 0.81], examples, p=[0.01, 0.49, 0.5])
+    membership = rng.permuted(np.tile([[True], [False]], (models // 2, examples)), axis=0)
+    is_member = np.arange(examples) % 2 == 0
+    scores = rmia.scores(target, np.full((models, examples), 0.5), membership, ~is_member)
+    assert len(np.unique(scores)) < 10
+    roc = metrics.roc(scores, is_member)
+    assert abs(roc.auc - 0.5) < 0.02
+
+
 def test_probabilities_of_zero_are_legal():
     target, shadows, membership, _, population = made()
     target[:5], shadows[:, :3] = 0.0, 0.0
