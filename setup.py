@@ -13,6 +13,7 @@ CORE = [
     "numpy>=1.26",  # everything on the host
     "optax>=0.2.4",  # optimizers, schedules, losses
     "orbax-checkpoint>=0.11",  # checkpoints that are whole or absent
+    "plotly>=6",  # the report's interactive charts: brings plotly.js, which the page embeds
     "pyarrow>=16",  # fast readers of CSV and Parquet
     "scipy>=1.15",  # special functions of the accountant, rank filters; JAX needs it already
     "tensorboardX>=2.6.2",  # TensorBoard events without TensorFlow, at a hundredth of its weight
@@ -24,6 +25,7 @@ EXTRAS = {
         "hypothesis>=6.100",  # properties over random inputs
         "mpmath>=1.3",  # the accountant's slow reference
         "mypy>=1.13",  # types
+        "playwright>=1.49",  # the report in the system's Chromium, where there is one
         "pytest>=8",
         "pytest-xdist>=3.6",  # a test process a core: most of their time is compilation
         "ruff>=0.9",  # lint and format
@@ -45,6 +47,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["dpfinjax", "dpfinjax.*"]),
+    package_data={"dpfinjax.report": ["page.css", "page.js"]},
     install_requires=CORE,
     extras_require=EXTRAS,
 )
