@@ -22,7 +22,6 @@ from dpfinjax.attacks import intervals
 def _quick(config: ConfigDict) -> None:
     config.data.sim_bars = QUICK_SIM_BARS
     config.batch_size = 512
-    config.model.widths = (8, 8)
     config.model.hidden = (16,)
     config.audit.canaries = 500
 

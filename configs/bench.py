@@ -23,6 +23,7 @@ def _quick(config: ConfigDict) -> None:
     config.part_steps = 3
     config.sweep_cells = (1, 3)
     config.teachers = 4
+    config.shadow_models = 4
     config.memory_batch_size = 64
     config.bars = 20_000
     config.windows = 500
@@ -48,6 +49,7 @@ def get_config(variant: str = "") -> ConfigDict:
       part_steps: steps in one measurement of a part of the step.
       sweep_batch_size, sweep_cells: batch size and numbers of models trained as one program.
       teachers: models that train on disjoint parts of the images.
+      shadow_models: models that train on random halves of the images.
       paper_cells, paper_epochs: the sweep whose duration is extrapolated.
       memory_batch_size: where compiled programs are asked for their memory.
       bars, windows: simulated, for the rates of the data.
@@ -69,6 +71,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.sweep_batch_size = 30
     config.sweep_cells = (1, 10, 30)
     config.teachers = 50
+    config.shadow_models = 16
     config.paper_cells = 10
     config.paper_epochs = 120
     config.memory_batch_size = 4096

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from ml_collections import ConfigDict, config_dict
 
-from dpfinjax import data, models
+from dpfinjax import data, models, selection
 from dpfinjax.errors import InputError
 
 
@@ -15,6 +15,7 @@ def common() -> ConfigDict:
     config.cells = ()
     config.seeds = 1
     config.models_at_once = 16
+    config.sweep = selection.default_config()
     return config
 
 
@@ -22,7 +23,7 @@ def training() -> ConfigDict:
     """Returns the fields of a training; a None is meant to be filled in or left out."""
     config = ConfigDict()
     config.seed = 0
-    config.model = ConfigDict({"variant": "gaf_cnn"})
+    config.model = ConfigDict({"variant": "gaf_series"})
     for name in models.GafCnn.__dataclass_fields__:
         if name not in ("parent", "name"):
             kind = type(getattr(models.GafCnn(), name))
@@ -33,21 +34,29 @@ def training() -> ConfigDict:
     config.delta = 1e-5
     config.accountant = "pld"
     config.published_formula = False
-    config.privacy = ConfigDict({"unit": "window"})
+    # The unit is "window", "day", "week" or a column of the bars; of a larger one than a window so
+    # many windows are used.
+    config.privacy = ConfigDict({"unit": "window", "windows_per_unit": 16})
     config.clip_method = "auto"
     config.clip_rule = "flat"
-    config.clip_norm = 1.0
+    config.clip_norm = 0.3
+    # So many noisy copies of a window beside it, whose gradients are averaged before clipping.
+    config.augment = ConfigDict({"copies": 0, "price_noise": 0.01, "scale_jitter": 0.1})
+    # Bars of a simulated market, public by construction, to train on before; 0 for none.
+    config.pretrain = ConfigDict({"sim_bars": 0, "epochs": 40.0})
     config.microbatch = config_dict.placeholder(int)
 
-    config.batch_size = 1024
+    # None leaves batch size and learning rate to the rules of `dpfinjax.recipes`.
+    config.batch_size = config_dict.placeholder(int)
     config.epochs = config_dict.placeholder(float)
     config.steps = config_dict.placeholder(int)
     config.optimizer = "sgd"
-    config.learning_rate = 1.0
+    config.learning_rate = config_dict.placeholder(float)
     config.momentum = 0.0
     config.nesterov = False
     config.schedule = "constant"
     config.warmup = 0.0
+    config.weight_decay = 0.0
     config.ema_decay = 0.0
     config.checkpoint_epochs = 1
     return config

@@ -44,17 +44,13 @@ def _paper(config: ConfigDict) -> None:
 def _quick(config: ConfigDict) -> None:
     config.data.sim_bars = QUICK_SIM_BARS
     config.with_baseline = True
-    config.batch_size = 512
-    config.epochs = 40.0
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """Returns the config of a variant."""
     config = common()
     config.target_epsilon = 4.0
-    config.epochs = 60.0
-    config.clip_norm = 2.0
-    config.learning_rate = 1.0
+    config.epochs = 100.0
     config.ema_decay = 0.98
     config.with_baseline = False
     config.baseline = baseline.overrides()

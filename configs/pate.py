@@ -39,6 +39,9 @@ def _paper(config: ConfigDict) -> None:
     config.answers = None
     config.semi_supervised = False
     config.teacher.epochs = 100.0
+    for part in ("teacher", "student"):
+        config[part].model.variant = "paper_dpsgd"
+        config[part].update(learning_rate=1e-3, weight_decay=0.0)
     cells: list[dict[str, float]] = []
     sweep(lambda **cell: cells.append(cell))
     config.cells = tuple(cells)
@@ -83,8 +86,9 @@ def get_config(variant: str = "") -> ConfigDict:
     config.answers = 150
     config.semi_supervised = True
     config.release = False
-    config.teacher.update(batch_size=32, epochs=60.0)
-    config.student.update(batch_size=32, epochs=60.0)
+    # So few images want larger steps than a whole training split.
+    config.teacher.update(batch_size=32, epochs=60.0, learning_rate=1e-2)
+    config.student.update(batch_size=32, epochs=120.0, learning_rate=1e-2)
     variants = {"gnmax": _gnmax, "paper": _paper, "quick": _quick}
     variant_of("configs/pate.py", variants, variant)(config)
     return config

@@ -21,13 +21,14 @@ from dpfinjax import (
     memory,
     metrics_log,
     plots,
+    pretraining,
     privacy,
     resumable,
     settings,
     training,
     workdir,
 )
-from dpfinjax.data import Examples, Facts, Splits
+from dpfinjax.data import Examples, Facts, Splits, units
 from dpfinjax.data.patterns import PATTERNS
 from dpfinjax.results import Row
 from dpfinjax.training import Data, History, State
@@ -119,8 +120,30 @@ def key_of(run: Run) -> jax.Array:
     return settings.key(run.config, run.plan.data, run.cell)
 
 
+def training_data(run: Run, examples: Examples) -> Data:
+    """Returns examples where training wants them, in units, and with what it starts from.
+
+    Args:
+      run: the model to train.
+      examples: the training split.
+    """
+    data, width = with_start(run, _on_device(examples)), run.plan.windows_per_unit
+    if width is None:
+        return data
+    return data._replace(units=jnp.asarray(units.table(examples.unit, width)))
+
+
+def with_start(run: Run, data: Data) -> Data:
+    """Returns data with the parameters that a model's training begins from, see `pretraining`."""
+    return data._replace(start=pretraining.start(run.config)) if run.plan.spec.start else data
+
+
 def train_all(
-    runs: Sequence[Run], splits: Splits, folder: str | Path, models_at_once: int
+    runs: Sequence[Run],
+    splits: Splits,
+    folder: str | Path,
+    models_at_once: int,
+    stop_when_lost: bool = True,
 ) -> Iterator[list[Outcome]]:
     """Trains runs in as few compiled programs as there are different `Spec`s among them.
 
@@ -134,6 +157,7 @@ def train_all(
       splits: the prepared data.
       folder: where everything is written: into it for one run, else into a folder a run.
       models_at_once: how many models a program trains at most.
+      stop_when_lost: whether to end with an error when no model of a chunk has a finite loss.
 
     Yields:
       The outcomes of each chunk, in the order of `runs` within one `Spec`.
@@ -143,27 +167,30 @@ def train_all(
     """
     folder = Path(folder)
     if len(runs) == 1:
-        yield _train(runs, [folder], folder, splits)
+        yield _train(runs, [folder], folder, splits, stop_when_lost)
         return
     by_spec: dict[training.Spec, list[Run]] = {}
     for run in runs:
         by_spec.setdefault(run.plan.spec, []).append(run)
     for spec, group in by_spec.items():
-        fits = memory.models_that_fit(_on_device(splits.train), spec) if len(group) > 1 else 1
+        train = training_data(group[0], splits.train)
+        fits = memory.models_that_fit(train, spec) if len(group) > 1 else 1
         size = min(models_at_once, fits)
         for start in range(0, len(group), size):
             chunk = group[start : start + size]
             # Another number of models at once, on another machine say, is another checkpoint.
             several = folder / _CHUNKS / f"{len(chunk)} from {chunk[0].name}"
             place = several if len(chunk) > 1 else folder / chunk[0].name
-            yield _train(chunk, [folder / run.name for run in chunk], place, splits)
+            folders = [folder / run.name for run in chunk]
+            yield _train(chunk, folders, place, splits, stop_when_lost)
 
 
 def _train(
-    runs: Sequence[Run], folders: Sequence[Path], place: Path, splits: Splits
+    runs: Sequence[Run], folders: Sequence[Path], place: Path, splits: Splits, stop_when_lost: bool
 ) -> list[Outcome]:
     """Trains runs of one `Spec` as one program, and evaluates them."""
-    train, validation, test = map(_on_device, (splits.train, splits.validation, splits.test))
+    train = training_data(runs[0], splits.train)
+    validation, test = map(_on_device, (splits.validation, splits.test))
     spec = runs[0].plan.spec
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
@@ -172,7 +199,8 @@ def _train(
         states = [resumable.restore(folder, fresh) for folder in folders]
         seconds = _seconds(folders[0], spec.steps)
     else:
-        state, seconds = _train_together(runs, folders, place, train, validation)
+        data = train, validation
+        state, seconds = _train_together(runs, folders, place, data, stop_when_lost)
         states = _apart(state, len(runs))
         if place not in folders:
             for folder, one in zip(folders, states, strict=True):
@@ -186,10 +214,14 @@ def _train(
 
 
 def _train_together(
-    runs: Sequence[Run], folders: Sequence[Path], place: Path, train: Data, validation: Data
+    runs: Sequence[Run],
+    folders: Sequence[Path],
+    place: Path,
+    data: tuple[Data, Data],
+    stop_when_lost: bool,
 ) -> tuple[State, float]:
     """Trains runs of one `Spec` as one program, from the last checkpoint in `place` on."""
-    spec = runs[0].plan.spec
+    (train, validation), spec = data, runs[0].plan.spec
     key, hparams = _stacked(runs)
     with _Progress(runs, folders, resumable.finished_epochs(place)) as progress:
 
@@ -199,7 +231,9 @@ def _train_together(
             progress.write(epoch, seen, _evaluate_many(params, validation, spec.module))
 
         everyone, every = training.everything(train), runs[0].config.checkpoint_epochs
-        state = resumable.fit(key, hparams, everyone, train, spec, place, on_epoch, every)
+        state = resumable.fit(
+            key, hparams, everyone, train, spec, place, on_epoch, every, stop_when_lost
+        )
         return state, progress.seconds()
 
 
@@ -282,6 +316,7 @@ def _finish(run: Run, folder: Path, state: State, seconds: float, data: Sequence
         steps=spec.steps,
         batch_size=statement.batch_size,
         published_epsilon=statement.published_epsilon,
+        epsilon_without_tuning=statement.tuning and statement.tuning.epsilon_without_tuning,
     )
     return Outcome(run.name, row, statement, state.result)
 
@@ -321,6 +356,8 @@ def _epsilon_by_epoch(statement: privacy.Statement, spec: training.Spec) -> list
     """A bound on epsilon after each epoch: RDP's, since it is cheap, or the whole run's if less."""
     if np.isinf(statement.epsilon):
         return [{}] * spec.epochs
+    if statement.tuning is not None:  # the choice among whole runs has no price by epoch
+        return [{"epsilon": statement.epsilon}] * spec.epochs
     steps = np.minimum(np.arange(1, spec.epochs + 1) * spec.epoch_steps, spec.steps)
     delta = statement.delta - statement.overflow_probability
     spent = accounting.epsilon(statement.sample_rate, statement.noise_multiplier, steps, delta)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
 from dpfinjax import convolution
@@ -26,28 +27,56 @@ CONVOLUTIONS: dict[str, Callable[..., jax.Array]] = {
 }
 
 
+def _normalised(image: jax.Array) -> jax.Array:
+    """Images with channels of about mean 0 and deviation 1."""
+    # Measured on a simulated market, so that they tell nothing of any private bar.
+    return (image - jnp.array((-0.27, -0.66, -0.67, -0.29))) / 0.53
+
+
+def _series(image: jax.Array) -> jax.Array:
+    """The scaled channels that an image encodes, in [-1, 1], [..., length, 4]; see `gaf.decode`."""
+    diagonal = jnp.diagonal(image, axis1=-3, axis2=-2)
+    scaled = jnp.sqrt(jnp.clip((diagonal + 1) / 2, 0, 1))
+    constant = ~diagonal.any(axis=-1, keepdims=True)
+    return jnp.swapaxes(2 * jnp.where(constant, 0.0, scaled) - 1, -1, -2)
+
+
+INPUTS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "image": lambda image: image,
+    "normalised": _normalised,
+    "series": _series,
+}
+
+
 class GafCnn(nn.Module):
-    """A small convolutional network over Gramian angular field images.
+    """A small network over Gramian angular field images.
 
     Convolutions with SAME padding, flatten, dense layers, logits. The defaults are the network of
     Wang and Tsai (2022) with 106,024 parameters on 10 x 10 x 4 images.
 
     Attributes:
       classes: number of logits.
+      input: a name in `INPUTS`: the image as it is, with channels normalised by constants, or the
+        series that its main diagonal holds, from which every other pixel can be computed; a series
+        is not convolved.
       widths: channels of each convolution.
       strides: stride of each convolution, as long as `widths`.
       kernel_size: side of every square kernel, in pixels.
       hidden: units of each dense layer before the logits.
+      groups: number of channel groups that are normalised together (Wu and He 2018) after each
+        convolution, a divisor of its width; 0 for no normalisation.
       conv_activation: a name in `ACTIVATIONS`, after each convolution.
       dense_activation: a name in `ACTIVATIONS`, after each hidden dense layer.
       convolution: a name in `CONVOLUTIONS`; they agree to rounding and differ in speed.
     """
 
     classes: int = 8
+    input: str = "image"
     widths: tuple[int, ...] = (16, 16)
     strides: tuple[int, ...] = (1, 2)
     kernel_size: int = 2
     hidden: tuple[int, ...] = (256,)
+    groups: int = 0
     conv_activation: str = "relu"
     dense_activation: str = "relu"
     convolution: str = "auto"
@@ -55,12 +84,14 @@ class GafCnn(nn.Module):
     @nn.compact
     def __call__(self, image: jax.Array) -> jax.Array:
         """Maps images [..., height, width, channels] to logits [..., classes]."""
-        x, conv = image, CONVOLUTIONS[self.convolution]
+        x, conv = INPUTS[self.input](image), CONVOLUTIONS[self.convolution]
         for width, stride in zip(self.widths, self.strides, strict=True):
             kernel, strides = (self.kernel_size,) * 2, (stride,) * 2
             x = nn.Conv(width, kernel, strides, padding="SAME", conv_general_dilated=conv)(x)
+            if self.groups:
+                x = nn.GroupNorm(self.groups, reduction_axes=(-3, -2, -1))(x)
             x = ACTIVATIONS[self.conv_activation](x)
-        x = x.reshape(*x.shape[:-3], -1)
+        x = x.reshape(*image.shape[:-3], -1)
         for units in self.hidden:
             x = ACTIVATIONS[self.dense_activation](nn.Dense(units)(x))
         return nn.Dense(self.classes)(x)
@@ -70,10 +101,15 @@ VARIANTS: dict[str, GafCnn] = {
     "paper_baseline": GafCnn(conv_activation="sigmoid"),
     "paper_dpsgd": GafCnn(),
     "gaf_cnn": GafCnn(hidden=(64,), conv_activation="tanh", dense_activation="tanh"),
+    "gaf_series": GafCnn(
+        input="series", widths=(), strides=(), hidden=(32, 32, 32), dense_activation="tanh"
+    ),
 }
-"""`paper_baseline` and `paper_dpsgd` are the two networks of Wang and Tsai (2022). `gaf_cnn` is
+"""`paper_baseline` and `paper_dpsgd` are the two networks of Wang and Tsai (2022). The others are
 ours for private training: bounded activations keep per-example gradients small under clipping
-(Papernot et al. 2021), and a quarter of the hidden units means a quarter of the noise."""
+(Papernot et al. 2021; their tempered sigmoid with scale and temperature 2 is tanh). `gaf_series`
+reads the 40 numbers of the main diagonal: its 3,688 parameters get far less noise in all than the
+paper's 106,024, and what the image holds beside them follows from them."""
 
 
 def build(variant: str, **overrides: Any) -> GafCnn:
@@ -123,7 +159,17 @@ def _check(module: GafCnn) -> None:
             f"model.widths has {len(module.widths)} entries and model.strides "
             f"{len(module.strides)}; they must have one each for every convolution."
         )
+    if module.groups < 0 or any(width % (module.groups or 1) for width in module.widths):
+        raise InputError(
+            f"model.groups is {module.groups}; it must be 0 or divide each of model.widths."
+        )
+    if module.input == "series" and module.widths:
+        raise InputError(
+            f"model.widths is {module.widths}, but a series is not convolved; with model.input "
+            "'series' model.widths and model.strides must be ()."
+        )
     names: dict[str, Mapping[str, Any]] = {
+        "input": INPUTS,
         "conv_activation": ACTIVATIONS,
         "dense_activation": ACTIVATIONS,
         "convolution": CONVOLUTIONS,

@@ -10,6 +10,22 @@ from dpfinjax import workdir
 RELATION = "add-or-remove-one"
 
 
+class Tuning(NamedTuple):
+    """A private choice that a claim includes, see `dpfinjax.tuning`.
+
+    Attributes:
+      epsilon_without_tuning: what the training of the chosen model spent; no claim by itself.
+      mean_runs: the expected number of runs, of which the best was chosen.
+      shape: the distribution of their number.
+      candidates: how many settings a run could have.
+    """
+
+    epsilon_without_tuning: float
+    mean_runs: float
+    shape: float
+    candidates: int
+
+
 class Statement(NamedTuple):
     """An (epsilon, delta) differential privacy claim and the numbers it was computed from.
 
@@ -17,18 +33,22 @@ class Statement(NamedTuple):
       epsilon: the privacy loss that was spent; inf where nothing is guaranteed.
       delta: the chance that the bound of epsilon fails, the sampler's overflow included.
       noise_multiplier: standard deviation of the noise over the clip norm.
-      clip_norm: the largest l2 norm of one example's contribution to a step.
-      sample_rate: the chance of each example to be in a step's batch.
+      clip_norm: the largest l2 norm of one unit's contribution to a step.
+      sample_rate: the chance of each unit to be in a step's batch.
       steps: number of noisy steps.
-      batch_size: the expected batch size, sample rate times number of examples.
-      examples: number of training examples.
+      batch_size: the expected batch size, sample rate times number of units.
+      examples: number of training examples that are protected: of units, windows or larger.
       overflow_probability: the part of delta that pays for batches larger than the sampler holds.
-      unit: what one example is: the thing that is protected.
+      unit: what one unit is: the thing that is protected.
       sampler: how batches are drawn.
       accountant: "rdp" or "pld".
       assumptions: sentences without which the claim does not hold.
       published_epsilon: what the original program's formula gives for this run, which is not the
         epsilon of any run; None where it was not asked for.
+      tuning: the choice of this model among others, which epsilon includes; None without one.
+      windows_per_unit: the most windows of a unit that are used; None where a window is the unit.
+      windows_used: how many training windows are used; None likewise.
+      windows_left_out: how many are not, because their unit has too many; None likewise.
     """
 
     epsilon: float
@@ -45,14 +65,23 @@ class Statement(NamedTuple):
     accountant: str
     assumptions: tuple[str, ...]
     published_epsilon: float | None = None
+    tuning: Tuning | None = None
+    windows_per_unit: int | None = None
+    windows_used: int | None = None
+    windows_left_out: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns the content of `privacy.json`; infinities are the string "inf"."""
         content = {name: _json_number(value) for name, value in self._asdict().items()}
         content["neighbouring_relation"] = RELATION
         content["assumptions"] = list(self.assumptions)
-        if self.published_epsilon is None:
-            del content["published_epsilon"]
+        for name in ("published_epsilon", "windows_per_unit", "windows_used", "windows_left_out"):
+            if content[name] is None:
+                del content[name]
+        del content["tuning"]
+        if self.tuning is not None:
+            choice = self.tuning._asdict()
+            content |= {name: _json_number(value) for name, value in choice.items()}
         return content
 
     def sentence(self) -> str:
@@ -69,9 +98,16 @@ class Statement(NamedTuple):
             f"Noise multiplier {self.noise_multiplier:.4g}, sample rate {self.sample_rate:.4g}, "
             f"{self.steps} steps, {self.accountant.upper()} accountant"
         )
+        outcome = "this training"
+        if self.tuning is not None:
+            outcome = "these trainings and the choice of the best"
+            spent += (
+                f", the best of {self.tuning.mean_runs:g} runs on average; its training alone has "
+                f"epsilon = {shown(self.tuning.epsilon_without_tuning)}"
+            )
         return (
             f"epsilon = {shown(self.epsilon)} at delta = {delta}: adding or removing {self.unit} "
-            f"changes the chance of any outcome of this training by a factor of at most {factor}, "
+            f"changes the chance of any outcome of {outcome} by a factor of at most {factor}, "
             f"except for a chance of {delta}. ({spent}; the assumptions are in privacy.json.)"
         )
 
@@ -99,6 +135,22 @@ def shown(epsilon: float) -> str:
 
 class Claim(Protocol):
     """A statement of any mechanism."""
+
+    @property
+    def epsilon(self) -> float:
+        """The privacy loss that was spent; inf where nothing is guaranteed."""
+
+    @property
+    def delta(self) -> float:
+        """The chance that the bound of epsilon fails."""
+
+    @property
+    def noise_multiplier(self) -> float:
+        """Noise over the clip norm."""
+
+    @property
+    def clip_norm(self) -> float:
+        """The most that one unit can contribute."""
 
     def to_json(self) -> dict[str, Any]:
         """Returns the content of `privacy.json`."""

@@ -27,6 +27,8 @@ class Row(NamedTuple):
       steps: number of updates.
       batch_size: expected batch size.
       published_epsilon: what the original program's formula would print, or None.
+      epsilon_without_tuning: what this model's training alone spent, where epsilon includes a
+        private choice among several; else None.
     """
 
     model: str
@@ -42,11 +44,13 @@ class Row(NamedTuple):
     steps: int
     batch_size: float
     published_epsilon: float | None = None
+    epsilon_without_tuning: float | None = None
 
 
 _SHOWN = {
     "model": "model",
     "epsilon": "epsilon",
+    "epsilon_without_tuning": "without tuning",
     "published_epsilon": "published formula",
     "noise_multiplier": "noise",
     "clip_norm": "clip",
@@ -121,8 +125,9 @@ def table(rows: Sequence[Row]) -> str:
     seeds, and the sum of seconds.
     """
     shown = dict(_SHOWN)
-    if all(row.published_epsilon is None for row in rows):
-        del shown["published_epsilon"]
+    for name in ("published_epsilon", "epsilon_without_tuning"):
+        if all(getattr(row, name) is None for row in rows):
+            del shown[name]
     cells = [list(shown.values())]
     for group, summary in zip(_by_model(rows), summarise(rows), strict=True):
         merged = group[0]._asdict() | {"seconds": sum(row.seconds for row in group)}
@@ -168,7 +173,7 @@ def _cell(name: str, value: Any) -> str:
         return f"{100 * value[0]:.1f} ± {100 * value[1]:.1f} %"
     if name.endswith("accuracy"):
         return f"{100 * value:.1f} %"
-    if name == "epsilon":
+    if name in ("epsilon", "epsilon_without_tuning"):
         return privacy.shown(value)
     if name == "seconds":
         return f"{value:.1f}"

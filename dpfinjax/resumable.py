@@ -131,6 +131,7 @@ def fit(
     folder: str | Path,
     on_epoch: Callable[[int, State, History], None],
     checkpoint_epochs: int = 1,
+    stop_when_lost: bool = True,
 ) -> State:
     """Trains as `training.fit` does, from the last checkpoint in `folder` if there is one.
 
@@ -148,12 +149,14 @@ def fit(
       on_epoch: called after each epoch with the number of finished epochs, the state and what the
         epoch saw; it may not keep the state, which is donated to the next epoch.
       checkpoint_epochs: epochs from one checkpoint to the next; the last epoch always makes one.
+      stop_when_lost: whether to raise when no model's loss is finite, or to train on regardless.
 
     Returns:
       The state after the last epoch.
 
     Raises:
-      InputError: when the loss of the model, or of every one of several, is no longer finite.
+      InputError: when the loss of the model, or of every one of several, is no longer finite and
+        `stop_when_lost` is set.
     """
     state = init(key, data, spec)
     with _manager(folder) as manager:
@@ -166,7 +169,7 @@ def fit(
             state, history = train_epoch(
                 key, state, jnp.int32(epoch), hparams, membership, data, spec=spec
             )
-            if not np.isfinite(history.loss).any():
+            if stop_when_lost and not np.isfinite(history.loss).any():
                 raise InputError(
                     f"The loss is not finite in epoch {epoch + 1} of {spec.epochs}; a smaller "
                     "config.learning_rate keeps it finite."

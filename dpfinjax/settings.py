@@ -12,13 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from dpfinjax import accounting, clipping, models, privacy, workdir
-from dpfinjax.data import Facts
+from dpfinjax import accounting, clipping, models, pretraining, privacy, recipes, workdir
+from dpfinjax.augmentation import Augmentation
+from dpfinjax.data import Facts, units
 from dpfinjax.data.patterns import PATTERNS
 from dpfinjax.errors import InputError
 from dpfinjax.training import CLIP_METHODS, HParams, Spec
 
 _LARGEST = float(np.finfo(np.float32).max)
+# Fields of the run, and of no cell.
+_OF_THE_RUN = ("cells", "data", "privacy", "seed", "seeds", "models_at_once", "sweep")
 _OVERFLOW_SHARE = 1e-6  # of delta, at most, pays for batches that the sampler cannot hold
 
 
@@ -30,6 +33,13 @@ EITHER_OR = (
 """Pairs of fields of which one is set: a later one that is given clears its alternative."""
 
 
+CHOSEN_UNSEEN = (
+    "The settings were chosen without looking at the private examples; choosing the best of "
+    "several private runs spends more."
+)
+"""An assumption of every private training, unless `dpfinjax.selection` accounts for the choice."""
+
+
 class Plan(NamedTuple):
     """Everything about a training that follows from its config and its data.
 
@@ -38,12 +48,15 @@ class Plan(NamedTuple):
       spec: the settings that are compiled in.
       statement: the privacy statement.
       data: the name of the prepared data set, which has its digest.
+      windows_per_unit: the most windows of a unit that are used; None where each window is an
+        example of its own.
     """
 
     hparams: HParams
     spec: Spec
     statement: privacy.Statement
     data: str = ""
+    windows_per_unit: int | None = None
 
 
 class Model(NamedTuple):
@@ -66,12 +79,19 @@ def models_of(config: ConfigDict, name: str | None = None) -> dict[str, Model]:
     times, with the seeds from `seed` on.
 
     Args:
-      config: the run's config.
+      config: the run's config; a cell names a field of a part with a dot, "model.hidden".
       name: of the model where there are no cells; "baseline" without clipping, else "dpsgd".
 
     Raises:
-      InputError: for cells, seeds or models_at_once that cannot be.
+      InputError: for cells, seeds or models_at_once that cannot be, or where one model is to be
+        selected, see `dpfinjax.selection`.
     """
+    select = config.get("sweep", {}).get("select", "none")
+    if select != "none":
+        raise InputError(
+            f"config.sweep.select is {select!r}; launch.dpsgd alone can select, and any other job "
+            "needs 'none'."
+        )
     for field in ("seeds", "models_at_once"):
         if config[field] < 1:
             raise InputError(f"config.{field} is {config[field]}; it must be at least 1.")
@@ -132,18 +152,66 @@ def check(config: ConfigDict) -> None:
         raise InputError(f"config.delta is {config.delta}; it must be above 0 and below 1.")
     if not 0 <= config.warmup <= 1:
         raise InputError(f"config.warmup is {config.warmup}; it is a share of the steps, 0 to 1.")
-    if config.privacy.unit != "window":
-        raise InputError(f"config.privacy.unit is {config.privacy.unit!r}; it must be 'window'.")
+    if config.privacy.unit != units.WINDOW and config.privacy.windows_per_unit < 1:
+        raise InputError(
+            f"config.privacy.windows_per_unit is {config.privacy.windows_per_unit}; it must be at "
+            "least 1."
+        )
+    _check_recipe(config)
     module = models.build(**config.model)
     if module.classes != len(PATTERNS):
         raise InputError(
             f"config.model.classes is {module.classes}; there are {len(PATTERNS)} patterns."
         )
-    _spec(config, module, steps=1, epoch_steps=1, capacity=1)
+    _spec(_with_batch_size(config, 1), module, steps=1, epoch_steps=1, capacity=1)
+    if config.learning_rate is None and not _has_rule(config):
+        raise InputError(
+            "config.learning_rate is None, which leaves it to a rule for private SGD without "
+            "momentum; it must be a positive number here."
+        )
+
+
+def _check_recipe(config: ConfigDict) -> None:
+    """Raises InputError for copies or a pretraining that cannot be."""
+    augment, pretrain = config.augment, config.pretrain
+    for name, value, allowed in (
+        ("augment.copies", augment.copies, 0 <= augment.copies < math.inf),
+        ("augment.price_noise", augment.price_noise, 0 <= augment.price_noise < math.inf),
+        ("pretrain.sim_bars", pretrain.sim_bars, 0 <= pretrain.sim_bars < math.inf),
+    ):
+        if not allowed:
+            raise InputError(f"config.{name} is {value}; it must be finite and at least 0.")
+    if not 0 <= augment.scale_jitter < 0.5:
+        raise InputError(
+            f"config.augment.scale_jitter is {augment.scale_jitter}; it must be at least 0 and "
+            "below 0.5."
+        )
+    length = config.data.length if "data" in config else pretraining.LENGTH
+    if pretrain.sim_bars and length != pretraining.LENGTH:
+        raise InputError(
+            f"config.data.length is {length}, but pretrained parameters are for windows of "
+            f"{pretraining.LENGTH} bars; it must be that, or config.pretrain.sim_bars 0."
+        )
+    if not 0 < pretrain.epochs < math.inf:
+        raise InputError(
+            f"config.pretrain.epochs is {pretrain.epochs}; it must be positive and finite."
+        )
+
+
+def check_window(config: ConfigDict, job: str) -> None:
+    """Raises InputError where the unit is not a window, for a job that knows no other."""
+    if config.privacy.unit != units.WINDOW:
+        raise InputError(
+            f"config.privacy.unit is {config.privacy.unit!r}, but {job} works window by window; it "
+            "must be 'window'."
+        )
 
 
 def plan(config: ConfigDict, facts: Facts) -> Plan:
     """Turns a config into a training of a data set, see `sized`, with a statement about its unit.
+
+    Without clipping there is no unit to protect: such a model is trained on windows, all of them,
+    so that what a private one loses by its unit and its limit shows as a price of privacy.
 
     Args:
       config: a checked config, see `check`.
@@ -155,7 +223,10 @@ def plan(config: ConfigDict, facts: Facts) -> Plan:
     Raises:
       InputError: if the batch is larger than the data, or no noise reaches the target epsilon.
     """
-    found = sized(config, sum(facts.examples["train"].values()))
+    used = None
+    if facts.unit_name != units.WINDOW and config.clip_method != "none":
+        used = units.usage(facts.units["train"], config.privacy.windows_per_unit)
+    found = sized(config, used.units if used else sum(facts.examples["train"].values()), used)
     assumptions = found.statement.assumptions + facts.assumptions
     statement = found.statement._replace(unit=facts.unit, assumptions=assumptions)
     return found._replace(statement=statement, data=data_name(facts))
@@ -187,7 +258,7 @@ def key(config: ConfigDict, data: str, purpose: str) -> jax.Array:
     return found
 
 
-def sized(config: ConfigDict, examples: int) -> Plan:
+def sized(config: ConfigDict, examples: int, used: units.Usage | None = None) -> Plan:
     """Turns a config into a training of so many examples, of a unit that is still to be named.
 
     The sample rate is rounded to float32, and the noise up to the next one, before epsilon is
@@ -195,7 +266,8 @@ def sized(config: ConfigDict, examples: int) -> Plan:
 
     Args:
       config: a checked config, see `check`.
-      examples: number of training examples.
+      examples: number of training examples, or of units where these have several.
+      used: what units of several windows use of them; None where an example is a window.
 
     Returns:
       The arrays, the static settings and the privacy statement.
@@ -203,10 +275,11 @@ def sized(config: ConfigDict, examples: int) -> Plan:
     Raises:
       InputError: if the batch is larger than the data, or no noise reaches the target epsilon.
     """
+    config = _with_batch_size(config, examples)
     if config.batch_size > examples:
         raise InputError(
             f"config.batch_size is {config.batch_size}; the training data have only "
-            f"{examples} examples, and the batch must not be larger."
+            f"{examples} {_noun(used)}, and the batch must not be larger."
         )
     rate = float(np.float32(config.batch_size / examples))
     epoch_steps = math.ceil(examples / config.batch_size)
@@ -215,29 +288,59 @@ def sized(config: ConfigDict, examples: int) -> Plan:
     capacity = 8 * math.ceil(needed / 8)
     noise_multiplier = _noise_multiplier(config, examples, rate, steps, capacity)
     module = models.build(**config.model)
-    spec = _spec(config, module, steps, min(epoch_steps, steps), capacity)
-    numbers = (config.learning_rate, config.clip_norm, noise_multiplier, rate, config.batch_size)
-    statement = _statement(config, examples, spec, noise_multiplier, rate)
-    return Plan(HParams(*(jnp.float32(number) for number in numbers)), spec, statement)
+    width = (used.width if used else 1) * (1 + config.augment.copies)
+    spec = _spec(config, module, steps, min(epoch_steps, steps), capacity, width)
+    learning_rate = config.learning_rate
+    if learning_rate is None:
+        learning_rate = recipes.learning_rate(
+            noise_multiplier, config.clip_norm, config.batch_size, steps, bool(spec.start)
+        )
+    numbers = (learning_rate, config.clip_norm, noise_multiplier, rate, config.batch_size)
+    statement = _statement(config, examples, spec, noise_multiplier, rate, used)
+    hparams = HParams(*(jnp.float32(number) for number in numbers))
+    return Plan(hparams, spec, statement, windows_per_unit=used and used.width)
 
 
-def _microbatch(config: ConfigDict) -> int:
-    """How many examples to work on at a time: most batches as a whole, or in a few equal pieces.
+def _has_rule(config: ConfigDict) -> bool:
+    """Whether `recipes.learning_rate` is about such a training."""
+    return config.clip_method != "none" and config.optimizer == "sgd" and not config.momentum
+
+
+def _with_batch_size(config: ConfigDict, examples: int) -> ConfigDict:
+    """A config whose batch size is a number, by the rule where it leaves it open."""
+    if config.batch_size is not None:
+        return config
+    return _changed(config, {"batch_size": recipes.batch_size(examples)})
+
+
+def _noun(used: units.Usage | None) -> str:
+    """What a batch is made of."""
+    return "units" if used else "examples"
+
+
+def _microbatch(config: ConfigDict, width: int) -> int:
+    """How many units to work on at a time: most batches as a whole, or in a few equal pieces.
 
     Two standard deviations above the expected batch size: more would be padding nearly always, less
     a second piece too often. No piece is larger than what fits into a CPU's caches (measured), or
-    than what keeps the memory of a batch of any size bounded.
+    than what keeps the memory of a batch of any size bounded; a unit is as large as its windows.
     """
     if config.microbatch is not None:
         return config.microbatch
     on_cpu = jax.default_backend() == "cpu"
     most = 64 if config.clip_method == "vmap" else 512 if on_cpu else 4096
     batch = config.batch_size + 2 * math.sqrt(config.batch_size)
-    return 8 * math.ceil(batch / math.ceil(batch / most) / 8)
+    even = batch / math.ceil(batch * width / most)
+    return 8 * math.ceil(even / 8) if width == 1 else math.ceil(even)
 
 
 def _spec(
-    config: ConfigDict, module: models.GafCnn, steps: int, epoch_steps: int, capacity: int
+    config: ConfigDict,
+    module: models.GafCnn,
+    steps: int,
+    epoch_steps: int,
+    capacity: int,
+    width: int = 1,
 ) -> Spec:
     """The static settings of a training."""
     return Spec(
@@ -247,13 +350,16 @@ def _spec(
         capacity=capacity,
         clip_method=config.clip_method,
         clip_rule=config.clip_rule,
-        microbatch=_microbatch(config),
+        microbatch=_microbatch(config, width),
         optimizer=config.optimizer,
         momentum=config.momentum,
         nesterov=config.nesterov,
         schedule=config.schedule,
         warmup_steps=round(config.warmup * steps),
+        weight_decay=config.weight_decay,
         ema_decay=config.ema_decay,
+        augmentation=Augmentation(**config.augment),
+        start=pretraining.name(config),
     )
 
 
@@ -284,8 +390,13 @@ def _cell_name(cell: Any, config: ConfigDict) -> str:
     if not isinstance(cell, Mapping) or not cell:
         raise InputError(f"config.cells has the entry {cell!r}; each is a dict of fields.")
     for name in cell:
-        if name not in config or name in ("cells", "data", "seed", "seeds", "models_at_once"):
+        part, _, within = name.partition(".")
+        if part not in config or part in _OF_THE_RUN:
             raise InputError(f"config.cells changes {name!r}, which is no field of one model.")
+        if isinstance(config[part], ConfigDict) != bool(within):
+            raise InputError(
+                f"config.cells changes {name!r}; a field of a part is named like 'model.hidden'."
+            )
     return ",".join(f"{name}={value}" for name, value in cell.items()).replace("/", "_")
 
 
@@ -293,7 +404,11 @@ def _changed(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
     """A copy of a config with some fields changed."""
     changed = config.copy_and_resolve_references()
     try:
-        changed.update(changes)
+        for name, value in changes.items():
+            if "." in name:
+                changed.update_from_flattened_dict({name: value})
+            else:
+                changed.update({name: value})
     except (TypeError, ValueError, KeyError) as error:
         raise InputError(
             f"config.cells has {dict(changes)!r}, which does not fit: {error}."
@@ -321,7 +436,12 @@ def _noise_multiplier(
 
 
 def _statement(
-    config: ConfigDict, examples: int, spec: Spec, noise_multiplier: float, rate: float
+    config: ConfigDict,
+    examples: int,
+    spec: Spec,
+    noise_multiplier: float,
+    rate: float,
+    used: units.Usage | None,
 ) -> privacy.Statement:
     """The claim about a training, its unit still to be named."""
     private = config.clip_method != "none"
@@ -350,25 +470,38 @@ def _statement(
         examples=examples,
         overflow_probability=overflow,
         unit="",
-        sampler=f"Poisson, at most {spec.capacity} examples a step",
+        sampler=f"Poisson, at most {spec.capacity} {_noun(used)} a step",
         accountant=config.accountant,
-        assumptions=_assumptions(config, examples) if private else (),
+        assumptions=_assumptions(config, examples, used) if private else (),
         published_epsilon=published,
+        windows_per_unit=used and config.privacy.windows_per_unit,
+        windows_used=used and used.used,
+        windows_left_out=used and used.windows - used.used,
     )
 
 
-def _assumptions(config: ConfigDict, examples: int) -> tuple[str, ...]:
+def _assumptions(config: ConfigDict, examples: int, used: units.Usage | None) -> tuple[str, ...]:
     """What a DP-SGD run takes for granted, whatever the data."""
+    noun = _noun(used)
     large = (
-        f"Delta is not below one in {examples}, the number of examples: it allows one of them to "
+        f"Delta is not below one in {examples}, the number of {noun}: it allows one of them to "
         "be given away whole.",
     )
-    return (large if config.delta * examples >= 1 else ()) + (
+    first: tuple[str, ...] = large if config.delta * examples >= 1 else ()
+    if used:
+        first += (
+            "A unit counts once, whatever its windows: at most "
+            f"{config.privacy.windows_per_unit} of them are used, spread evenly over its own by "
+            "their number alone, and the mean of their losses has one gradient, clipped once. Of "
+            f"{used.windows} training windows {used.used} are used; these two numbers are not "
+            "covered.",
+        )
+    return (
+        *first,
         "Only the parameters are shared: metrics, accuracies, pictures and everything else in the "
         "run's folder were computed from the private examples and are not covered.",
-        "The number of training examples, and with it the sample rate, is public.",
-        "The settings were chosen without looking at the private examples; choosing the best of "
-        "several private runs spends more.",
+        f"The number of training {noun}, and with it the sample rate, is public.",
+        CHOSEN_UNSEEN,
         f"The noise comes from config.seed={config.seed} through a counter-based generator, taken "
         "to be as good as random: whoever knows the seed, or tries all 2^32, can remove the noise.",
         "Noise is drawn and added in float32; attacks on the rounding of floating-point noise "

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -11,11 +12,13 @@ import numpy as np
 import optax
 from flax import linen as nn
 
-from dpfinjax import clipping, dpsgd, sampling
+from dpfinjax import augmentation, clipping, dpsgd, sampling
+from dpfinjax.augmentation import Augmentation
 from dpfinjax.errors import InputError
 
 CLIP_METHODS = ("auto", "ghost", "vmap", "none")
 SCHEDULES = ("constant", "cosine", "linear")
+_Fetch = Callable[[jax.Array], tuple[jax.Array, Any]]  # from rows [b] to inputs and targets
 _INIT = 0xFFFFFFFF  # fold_in for the first parameters; no step has this number
 
 
@@ -24,10 +27,11 @@ class HParams(NamedTuple):
 
     Attributes:
       learning_rate: float32 [], the peak of the schedule.
-      clip_norm: float32 [], the largest l2 norm of one example's gradient; unused by "none".
+      clip_norm: float32 [], the largest l2 norm of one unit's gradient; unused by "none".
       noise_multiplier: float32 [], noise over clip norm; unused by "none".
-      sample_rate: float32 [], the chance of each example to be in a step's batch.
-      batch_size: float32 [], the expected batch size, by which the sum of gradients is divided.
+      sample_rate: float32 [], the chance of each unit to be in a step's batch.
+      batch_size: float32 [], the expected number of units in a batch, by which the sum of
+        gradients is divided.
     """
 
     learning_rate: jax.Array
@@ -38,10 +42,11 @@ class HParams(NamedTuple):
 
 
 class Membership(NamedTuple):
-    """Which examples a model may see, as padded rows of the data.
+    """Which units a model may see, as padded rows of the data.
 
     Attributes:
-      rows: int32 [r], rows of the data; entries from `size` on are padding.
+      rows: int32 [r], numbers of units, which are rows of the examples where each example is a
+        unit of its own; entries from `size` on are padding.
       size: int32 [], how many there are.
     """
 
@@ -55,10 +60,31 @@ class Data(NamedTuple):
     Attributes:
       inputs: float32 [n, ...].
       targets: int32 [n], classes.
+      units: int32 [u, k], the rows of the examples of each unit, filled up with -1; None where
+        each example is a unit of its own. A unit is what is sampled and clipped as a whole, and so
+        what is protected.
+      start: the parameters that training begins from, which must be public; None for random ones.
     """
 
     inputs: jax.Array
     targets: jax.Array
+    units: jax.Array | None = None
+    start: Any = None
+
+
+class Averaged(NamedTuple):
+    """Targets of k examples that count as one.
+
+    The mean of their losses has one gradient, which is clipped once. A mean, because its gradient
+    does not grow with k: one clip norm fits the unit of one window as well as that of many.
+
+    Attributes:
+      targets: int32 [..., k], classes.
+      weights: float32 [..., k], of the losses; they sum to 1, and are 0 for what fills up.
+    """
+
+    targets: jax.Array
+    weights: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,15 +97,19 @@ class Spec:
       epoch_steps: number of updates a call of `train_epoch` makes, at most.
       capacity: length of a sampled batch, padding included.
       clip_method: one of `CLIP_METHODS`; "none" trains without clipping, noise or privacy.
-      microbatch: examples that are worked on at a time; pieces of a batch that hold only padding
-        cost nothing.
+      microbatch: units that are worked on at a time, each with all of its examples; pieces of a
+        batch that hold only padding cost nothing.
       optimizer: "sgd" or "adam".
       momentum: decay of SGD's momentum, in [0, 1).
       nesterov: whether SGD's momentum is Nesterov's.
       schedule: one of `SCHEDULES`, the shape of the learning rate after the warm-up.
       warmup_steps: updates before the learning rate, rising evenly, is at its peak.
+      weight_decay: share of the parameters that an update takes off, over the learning rate
+        (decoupled, Loshchilov and Hutter 2019), at least 0.
       ema_decay: decay of the average of parameters that is evaluated, in [0, 1); 0 for none.
       clip_rule: one of `clipping.RULES`, how gradients are scaled to the clip norm.
+      augmentation: copies of each example that are averaged with it, for images.
+      start: the name of the parameters that training begins from, `Data.start`; "" for random ones.
     """
 
     module: nn.Module
@@ -93,8 +123,11 @@ class Spec:
     nesterov: bool = False
     schedule: str = "constant"
     warmup_steps: int = 0
+    weight_decay: float = 0.0
     ema_decay: float = 0.0
     clip_rule: str = "flat"
+    augmentation: Augmentation = augmentation.NO_COPIES
+    start: str = ""
 
     def __post_init__(self) -> None:
         _one_of("clip_method", self.clip_method, CLIP_METHODS)
@@ -104,6 +137,10 @@ class Spec:
         for name in ("momentum", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be in [0, 1).")
+        if not 0 <= self.weight_decay < math.inf:
+            raise InputError(
+                f"weight_decay is {self.weight_decay}; it must be finite and at least 0."
+            )
         for name in ("steps", "epoch_steps", "capacity", "microbatch"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1.")
@@ -137,11 +174,11 @@ class History(NamedTuple):
     """What an epoch saw, not private; each is [] for one epoch, [epochs] for a `fit`.
 
     Attributes:
-      loss: mean loss over the sampled examples with a finite gradient, before each update.
+      loss: mean loss over the sampled units with a finite gradient, before each update.
       grad_norm: mean l2 norm of these gradients before clipping.
       clipped: share of them whose gradient was scaled down.
       nonfinite: number of them whose gradient was dropped because it was not finite.
-      batch_size: mean number of examples in a batch.
+      batch_size: mean number of units in a batch.
     """
 
     loss: jax.Array
@@ -153,8 +190,48 @@ class History(NamedTuple):
 
 def everything(data: Data) -> Membership:
     """The membership of a model that sees all the data."""
-    rows = data.targets.shape[0]
-    return Membership(jnp.arange(rows, dtype=jnp.int32), jnp.int32(rows))
+    units = count_units(data)
+    return Membership(jnp.arange(units, dtype=jnp.int32), jnp.int32(units))
+
+
+def count_units(data: Data) -> int:
+    """Returns how many units the data have: as many as examples where each is one."""
+    return (data.targets if data.units is None else data.units).shape[0]
+
+
+def take_units(data: Data, chosen: Any) -> Data:
+    """Returns some units alone, with no other example beside theirs.
+
+    Args:
+      data: the examples.
+      chosen: int [c], numbers of units.
+
+    Returns:
+      The examples of these units in their order; with units, c k rows, of which those that fill up
+      are in no unit.
+    """
+    if data.units is None:
+        return data._replace(inputs=data.inputs[chosen], targets=data.targets[chosen])
+    members = data.units[chosen]
+    rows = jnp.maximum(members, 0).ravel()
+    places = jnp.arange(rows.size, dtype=jnp.int32).reshape(members.shape)
+    units = jnp.where(members < 0, -1, places)
+    return data._replace(inputs=data.inputs[rows], targets=data.targets[rows], units=units)
+
+
+def unit_means(values: jax.Array, units: jax.Array | None) -> jax.Array:
+    """Returns the mean over each unit's examples.
+
+    Args:
+      values: float32 [n], of each example.
+      units: int32 [u, k] as in `Data`, or None.
+
+    Returns:
+      float32 [u]; the values themselves without units.
+    """
+    if units is None:
+        return values
+    return jnp.sum(jnp.where(units < 0, 0.0, values[units]) * _weights(units), axis=1)
 
 
 def memberships(design: np.ndarray) -> Membership:
@@ -180,8 +257,8 @@ def fit(
 
     Pure: `jax.jit` it with `spec` static, `jax.vmap` it over any of its arrays. With a
     `clip_method` other than "none" the parameters are the output of `spec.steps`
-    Poisson-subsampled Gaussian mechanisms over the rows of `membership`, post-processed by the
-    optimizer and the average.
+    Poisson-subsampled Gaussian mechanisms over the units of `membership`, post-processed by the
+    optimizer and the average: neighbours differ by one whole unit, with all of its examples.
 
     Args:
       key: a JAX random key for first parameters, samples and noise.
@@ -202,9 +279,17 @@ def fit(
 
 
 def init(key: jax.Array, data: Data, spec: Spec) -> State:
-    """Returns the state before the first step; uses the shapes of `data`, not its values."""
-    sample = jnp.zeros((1, *data.inputs.shape[1:]), data.inputs.dtype)
-    params = spec.module.init(jax.random.fold_in(key, _INIT), sample)["params"]
+    """Returns the state before the first step; of `data` it uses `start` and shapes alone.
+
+    Raises:
+      ValueError: if the spec names parameters to start from and the data have none, or the reverse.
+    """
+    if bool(spec.start) != (data.start is not None):
+        raise ValueError(f"spec.start is {spec.start!r}, and data.start must go with it.")
+    params = jax.tree.map(jnp.array, data.start)  # a copy, since states are donated
+    if data.start is None:
+        sample = jnp.zeros((1, *data.inputs.shape[1:]), data.inputs.dtype)
+        params = spec.module.init(jax.random.fold_in(key, _INIT), sample)["params"]
     ema = jax.tree.map(jnp.array, params) if spec.ema_decay else None
     return State(params, _optimizer(spec, 1.0).init(params), ema)
 
@@ -298,14 +383,15 @@ def _step(
     spec: Spec,
 ) -> tuple[State, History]:
     """One update, and sums of what it saw."""
-    sample_key, noise_key = jax.random.split(jax.random.fold_in(key, number))
+    sample_key, noise_key, copy_key = jax.random.split(jax.random.fold_in(key, number), 3)
     drawn, mask = sampling.poisson(
         sample_key, membership.rows.shape[0], hparams.sample_rate, spec.capacity
     )
     # What is drawn is ascending, so padding of the membership never takes a real row's place.
     mask &= drawn < membership.size
     rows = membership.rows[drawn]
-    grad, stats = _gradient(noise_key, state.params, data, rows, mask, hparams, spec)
+    fetch = functools.partial(_fetched, data, copy_key, spec.augmentation)
+    grad, stats = _gradient(noise_key, state.params, fetch, rows, mask, hparams, spec)
     optimizer = _optimizer(spec, hparams.learning_rate)
     updates, opt_state = optimizer.update(grad, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -322,7 +408,7 @@ def _step(
 def _gradient(
     key: jax.Array,
     params: Any,
-    data: Data,
+    fetch: _Fetch,
     rows: jax.Array,
     mask: jax.Array,
     hparams: HParams,
@@ -330,13 +416,13 @@ def _gradient(
 ) -> tuple[Any, clipping.ClipStats]:
     """The gradient that the optimizer sees: private, unless the method is "none"."""
     if spec.clip_method == "none":
-        plain_grad = _of_rows(_plain_grad(spec), data)
+        plain_grad = _of_rows(_plain_grad(spec), fetch)
         total, stats = clipping.in_microbatches(plain_grad, spec.microbatch)(params, rows, mask)
         return jax.tree.map(lambda g: g / hparams.batch_size, total), stats
-    clipped_grad = _clipped_grad(params, data, hparams.clip_norm, spec)
+    clipped_grad = _clipped_grad(params, fetch, hparams.clip_norm, spec)
     return dpsgd.private_grad(
         key,
-        clipping.in_microbatches(_of_rows(clipped_grad, data), spec.microbatch),
+        clipping.in_microbatches(_of_rows(clipped_grad, fetch), spec.microbatch),
         params,
         rows,
         mask,
@@ -345,24 +431,50 @@ def _gradient(
     )
 
 
-def _of_rows(clipped_grad: clipping.ClippedGrad, data: Data) -> clipping.ClippedGrad:
+def _of_rows(clipped_grad: clipping.ClippedGrad, fetch: _Fetch) -> clipping.ClippedGrad:
     """The same function of rows of the data, so that a piece fetches no more than it works on."""
 
     def function(params: Any, rows: jax.Array, mask: jax.Array) -> tuple[Any, clipping.ClipStats]:
-        return clipped_grad(params, jax.tree.map(lambda x: x[rows], data), mask)
+        return clipped_grad(params, fetch(rows), mask)
 
     return clipping.ClippedGrad(function, clipped_grad.sensitivity)
+
+
+def _fetched(
+    data: Data, key: jax.Array, how: Augmentation, rows: jax.Array
+) -> tuple[jax.Array, Any]:
+    """Inputs and targets of a batch: [b, ...] and [b], or [b, k, ...] and `Averaged` [b, k]."""
+    if data.units is None and not how.copies:
+        return data.inputs[rows], data.targets[rows]
+    members = rows[:, None] if data.units is None else data.units[rows]
+    # A unit is filled up with an example of its own: it never meets what another unit holds, where
+    # a number that is not finite would count even with a weight of zero.
+    filled = jnp.where(members < 0, members[:, :1], members)
+    inputs, targets, weights = data.inputs[filled], data.targets[filled], _weights(members)
+    if how.copies:
+        each, (batch, examples) = 1 + how.copies, filled.shape
+        keys = jax.vmap(lambda row: jax.random.split(jax.random.fold_in(key, row), examples))(rows)
+        copied = jax.vmap(jax.vmap(lambda k, x: augmentation.with_copies(k, x, how)))(keys, inputs)
+        inputs = copied.reshape(batch, examples * each, *inputs.shape[2:])
+        targets = jnp.repeat(targets, each, axis=1)
+        weights = jnp.repeat(weights / each, each, axis=1)
+    return inputs, Averaged(targets, weights)
+
+
+def _weights(members: jax.Array) -> jax.Array:
+    """The share of each example [u, k] in its unit's mean."""
+    present = members >= 0
+    return present / jnp.maximum(jnp.sum(present, axis=1, keepdims=True), 1).astype(jnp.float32)
 
 
 def _plain_grad(spec: Spec) -> clipping.ClippedGrad:
     """The sum of gradients as they are, which bounds nothing; its statistics are the losses."""
 
-    def total_loss(params: Any, batch: Data, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-        logits = spec.module.apply({"params": params}, batch.inputs)
-        losses = jnp.where(mask, _cross_entropy(logits, batch.targets), 0.0)
+    def total_loss(params: Any, batch: Any, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+        losses = jnp.where(mask, _losses(params, batch, spec.module), 0.0)
         return jnp.sum(losses), losses
 
-    def function(params: Any, batch: Data, mask: jax.Array) -> tuple[Any, clipping.ClipStats]:
+    def function(params: Any, batch: Any, mask: jax.Array) -> tuple[Any, clipping.ClipStats]:
         total, losses = jax.grad(total_loss, has_aux=True)(params, batch, mask)
         nothing = jnp.zeros_like(mask)
         return total, clipping.ClipStats(jnp.zeros_like(losses), nothing, nothing, losses)
@@ -371,24 +483,43 @@ def _plain_grad(spec: Spec) -> clipping.ClippedGrad:
 
 
 def _clipped_grad(
-    params: Any, data: Data, clip_norm: jax.Array, spec: Spec
+    params: Any, fetch: _Fetch, clip_norm: jax.Array, spec: Spec
 ) -> clipping.ClippedGrad:
     """The clipped gradient by the method that is asked for; "auto" takes ghost where it can."""
 
-    def example_loss(params: Any, example: Data) -> jax.Array:
-        logits = spec.module.apply({"params": params}, example.inputs[None])
-        return _cross_entropy(logits, example.targets[None])[0]
+    def example_loss(params: Any, example: Any) -> jax.Array:
+        return _losses(params, jax.tree.map(lambda x: x[None], example), spec.module)[0]
 
     reference = clipping.vmap_clipped_grad(example_loss, clip_norm, rule=spec.clip_rule)
     if spec.clip_method == "vmap":
         return reference
-    ghost = clipping.ghost_clipped_grad(spec.module, _cross_entropy, clip_norm, rule=spec.clip_rule)
+    one = jnp.zeros(1, int)
+    grouped = isinstance(jax.eval_shape(fetch, one)[1], Averaged)
+    ghost = clipping.ghost_clipped_grad(
+        spec.module, _loss, clip_norm, rule=spec.clip_rule, grouped=grouped
+    )
     if spec.clip_method == "auto":
         try:
-            jax.eval_shape(ghost, params, data, jnp.ones_like(data.targets, bool))
+            jax.eval_shape(_of_rows(ghost, fetch), params, one, jnp.ones(1, bool))
         except InputError:
             return reference
     return ghost
+
+
+def _losses(params: Any, batch: Any, module: nn.Module) -> jax.Array:
+    """The loss [b] of each unit of a batch; the module sees examples, whatever their unit."""
+    inputs, targets = batch
+    if not isinstance(targets, Averaged):
+        return _loss(module.apply({"params": params}, inputs), targets)
+    logits: Any = module.apply({"params": params}, inputs.reshape(-1, *inputs.shape[2:]))
+    return _loss(logits.reshape(*targets.weights.shape, -1), targets)
+
+
+def _loss(logits: Any, targets: Any) -> jax.Array:
+    """The loss of each example, or the mean over the examples of each unit."""
+    if not isinstance(targets, Averaged):
+        return _cross_entropy(logits, targets)
+    return jnp.sum(targets.weights * _cross_entropy(logits, targets.targets), axis=-1)
 
 
 def _cross_entropy(logits: Any, targets: jax.Array) -> jax.Array:
@@ -411,9 +542,13 @@ def _optimizer(spec: Spec, learning_rate: jax.Array | float) -> optax.GradientTr
     def schedule(count: jax.Array) -> jax.Array:
         return learning_rate * shape(count)
 
+    direction = optax.identity()
     if spec.optimizer == "adam":
-        return optax.adam(schedule)
-    return optax.sgd(schedule, momentum=spec.momentum or None, nesterov=spec.nesterov)
+        direction = optax.scale_by_adam()
+    elif spec.momentum:
+        direction = optax.trace(spec.momentum, nesterov=spec.nesterov)
+    decay = optax.add_decayed_weights(spec.weight_decay) if spec.weight_decay else optax.identity()
+    return optax.chain(direction, decay, optax.scale_by_learning_rate(schedule))
 
 
 def _averaged(ema: Any, params: Any, number: jax.Array, spec: Spec) -> Any:

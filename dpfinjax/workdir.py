@@ -108,8 +108,8 @@ def cache_folder() -> Path:
 
 
 def as_json(config: ConfigDict) -> dict[str, Any]:
-    """Returns a config as plain JSON values, tuples as lists."""
-    return json.loads(config.to_json_best_effort())
+    """Returns a config as plain JSON values: tuples as lists, infinity as its name."""
+    return json.loads(config.to_json_best_effort(), parse_constant=str)
 
 
 @contextlib.contextmanager

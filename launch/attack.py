@@ -1,13 +1,14 @@
 """Attacks trained models: who was in the training data?
 
-Shadow models are trained exactly as each target, on random halves of training split and population.
+Shadow models are trained exactly as each target, on random halves of training split and population:
+for a student of PATE, teachers, votes, noise and a student each.
 From their answers the paper's attack, LiRA, RMIA, the loss threshold and the calibrated loss learn
 to tell the target's training data from the population. A table says how well, and whether every
 private model is within what its epsilon proves.
 
   python -m launch.attack --config=configs/attack.py:quick
   python -m launch.attack --config.data.source=bars.csv.gz
-  python -m launch.attack --config.targets=logs/baseline,logs/dpsgd --workdir=logs/attack_mine
+  python -m launch.attack --config.targets=logs/dpsgd,logs/pate --workdir=logs/attack_mine
 
 Without --config.targets the models of the config are trained first, in targets/ of the workdir.
 With it, data and settings are those that the targets were trained with. The same command with the
@@ -25,7 +26,7 @@ import numpy as np
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from dpfinjax import data, experiment, plots, privacy, results, training, workdir
+from dpfinjax import data, experiment, plots, privacy, results, settings, training, workdir
 from dpfinjax.attacks import (
     answers,
     audit,
@@ -35,9 +36,10 @@ from dpfinjax.attacks import (
     metrics,
     report,
     shadow_models,
+    shadow_students,
     targets,
 )
-from dpfinjax.attacks.checks import FloatArray
+from dpfinjax.attacks.checks import BoolArray, FloatArray
 from dpfinjax.attacks.metrics import Roc
 from dpfinjax.attacks.targets import Pool, Target
 from dpfinjax.data.patterns import PATTERNS
@@ -66,15 +68,17 @@ def attack_all(config: ConfigDict, folder: str | Path) -> list[report.Row]:
     workdir.check(folder, config)
     given = [name for name in config.targets.split(",") if name]
     trained_by = targets.config_of(given[0]) if given else _training(config)
-    experiment.models_of(trained_by)
+    if not targets.is_pate(trained_by):
+        experiment.models_of(trained_by)
+    settings.check_window(trained_by, "launch.attack")
     splits, facts = data.load(trained_by), data.describe(trained_by)
     pool = targets.pool(splits, config.seed)
     if given:
-        chosen = targets.trained(given, facts)
+        chosen = targets.trained(given, facts, config.get("first_seed_only", False))
     else:
         runs = experiment.runs_of(trained_by, facts)
         chosen = targets.in_folder(runs, Path(folder) / "targets")
-    folder = workdir.claim(folder, config, _bound(chosen, facts))
+    folder = workdir.claim(folder, config, targets.bound(chosen, facts))
     if not given:
         dpsgd.train_and_evaluate(trained_by, folder / "targets")
 
@@ -84,7 +88,7 @@ def attack_all(config: ConfigDict, folder: str | Path) -> list[report.Row]:
         rows += _attack(target, pool, splits, config, folder)
         if len(rows) >= known:  # a resumed run never writes less than is there
             workdir.write_csv(folder / "results.csv", [row._asdict() for row in rows])
-    statements = {target.run.name: target.run.plan.statement for target in chosen}
+    statements = {target.run.name: target.statement for target in chosen}
     privacy.write(folder / "privacy.json", statements, named=len(chosen) > 1)
     print(f"\n{report.table(rows)}\n\nWritten to {folder}")
     return rows
@@ -122,30 +126,17 @@ def _training(config: ConfigDict) -> ConfigDict:
     return trained_by
 
 
-def _bound(chosen: list[Target], facts: data.Facts) -> dict[str, Any]:
-    """What a resumed attack must find unchanged: its targets' data, numbers and configs."""
-    configs = {target.run.name: workdir.as_json(target.run.config) for target in chosen}
-    return experiment.bound([target.run for target in chosen], facts) | {"configs": configs}
-
-
 def _attack(
     target: Target, pool: Pool, splits: data.Splits, config: ConfigDict, folder: Path
 ) -> list[report.Row]:
     """All attacks on one model, with all that is written about it."""
-    run, on_device = target.run, pool.data
-    place, settings = folder / run.name, dict(config.attack)
-    models, labels = settings.pop("models"), pool.examples.label
+    run, module, on_device = target.run, target.spec.module, _pool_of(target, pool)
+    place, how = folder / run.name, dict(config.attack)
+    models, labels = how.pop("models"), pool.examples.label
     params = targets.params(target, on_device)
     membership = design.balanced(config.seed, models, len(labels))
-    shadows = shadow_models.train(
-        shadow_models.keys_of(run, models),
-        run,
-        membership,
-        on_device,
-        place / "shadow_models",
-        config.models_at_once,
-    )
-    target_answers = answers.answer(params, on_device, run.plan.spec.module)
+    shadows = _shadows(target, membership, pool, splits, place / "shadow_models", config)
+    target_answers = answers.answer(params, on_device, module)
     for given in (target_answers, shadows.answers):
         if not np.isfinite(given.logits).all():
             raise InputError(
@@ -159,12 +150,11 @@ def _attack(
         membership,
         labels,
         pool.is_member,
-        **settings,
+        **how,
     )
     curves = {name: metrics.roc(values, pool.is_member) for name, values in found.items()}
-    _write(place, run, pool, found, models)
-    _draw(folder, run, pool, found, curves)
-    module = run.plan.spec.module
+    _write(place, target, pool, found, models)
+    _draw(folder, target, pool, found, curves)
     accuracies = {
         f"{name}_accuracy": _accuracy(params, part, module)
         for name, part in splits._asdict().items()
@@ -176,8 +166,31 @@ def _attack(
         "seconds": shadows.seconds,
         "shadow_models": models,
     }
-    statement = run.plan.statement
-    return [report.row(statement, curve, name, about) for name, curve in curves.items()]
+    return [report.row(target.statement, curve, name, about) for name, curve in curves.items()]
+
+
+def _pool_of(target: Target, pool: Pool) -> Data:
+    """The pool as the target's own training would have it."""
+    if isinstance(target.run, experiment.Run):
+        return experiment.with_start(target.run, pool.data)
+    return pool.data
+
+
+def _shadows(
+    target: Target,
+    membership: BoolArray,
+    pool: Pool,
+    splits: data.Splits,
+    place: Path,
+    config: ConfigDict,
+) -> shadow_models.Shadows:
+    """The shadow models of one model, which come about as it did."""
+    run, at_once, models = target.run, config.models_at_once, len(membership)
+    if isinstance(run, experiment.Run):
+        keys, on_device = shadow_models.keys_of(run, models), _pool_of(target, pool)
+        return shadow_models.train(keys, run, membership, on_device, place, at_once)
+    own = shadow_students.keys_of(run, models)
+    return shadow_students.train(own, run, membership, pool.examples, splits, place, at_once)
 
 
 def _accuracy(params: Any, examples: data.Examples, module: nn.Module) -> float:
@@ -192,17 +205,18 @@ def _when(time: np.datetime64) -> str:
 
 
 def _write(
-    place: Path, run: experiment.Run, pool: Pool, found: Mapping[str, FloatArray], models: int
+    place: Path, target: Target, pool: Pool, found: Mapping[str, FloatArray], models: int
 ) -> None:
     """The arrays and tables of one model."""
     probabilities = found["shadow"]
     workdir.write_npy(place / "member_probs.npy", probabilities[pool.is_member])
     workdir.write_npy(place / "nonmember_probs.npy", probabilities[~pool.is_member])
     workdir.write_npy(place / "is_member.npy", pool.is_member)
+    workdir.write_npy(place / "labels.npy", pool.examples.label)
     for name, values in found.items():
         workdir.write_npy(place / f"scores_{name}.npy", values)
     summary = report.recognition(
-        run.name, run.plan.statement, probabilities, pool.is_member, models
+        target.run.name, target.statement, probabilities, pool.is_member, models
     )
     workdir.write_json(place / "recognition.json", summary._asdict())
     lines = report.per_pattern(found, pool.is_member, pool.examples.label, PATTERNS)
@@ -211,7 +225,7 @@ def _write(
 
 def _draw(
     folder: Path,
-    run: experiment.Run,
+    target: Target,
     pool: Pool,
     found: Mapping[str, FloatArray],
     curves: Mapping[str, Roc],
@@ -219,26 +233,26 @@ def _draw(
     """The pictures of one model."""
     pictures = folder / "plots"
     pictures.mkdir(exist_ok=True)
-    probabilities, inside = found["shadow"], pool.is_member
+    probabilities, inside, name = found["shadow"], pool.is_member, target.run.name
     plots.privacy_risk(
-        pictures / f"privacy_risk_{run.name}.png",
+        pictures / f"privacy_risk_{name}.png",
         probabilities[inside],
         probabilities[~inside],
-        run.name,
+        name,
     )
-    statement = run.plan.statement
+    statement = target.statement
     lowest = min(1e-3, 1 / int((~inside).sum()))
     rates = np.geomspace(lowest, 1, 200)
     proven = rates, audit.upper_tpr(statement.epsilon, statement.delta, rates)
     plots.roc_curves(
-        pictures / f"roc_{run.name}.png",
+        pictures / f"roc_{name}.png",
         {
-            f"{name.replace('_', ' ')}: AUC {curve.auc:.3f}": (curve.fpr, curve.tpr)
-            for name, curve in curves.items()
+            f"{attack.replace('_', ' ')}: AUC {curve.auc:.3f}": (curve.fpr, curve.tpr)
+            for attack, curve in curves.items()
         },
         proven if np.isfinite(statement.epsilon) else None,
         lowest,
-        f"{run.name}, epsilon = {privacy.shown(statement.epsilon)}",
+        f"{name}, epsilon = {privacy.shown(statement.epsilon)}",
     )
     worst = np.flatnonzero(inside)[np.argsort(-found["lira"][inside], kind="stable")[:_EXPOSED]]
     captions = [
@@ -247,10 +261,10 @@ def _draw(
         for row in worst
     ]
     plots.exposed_windows(
-        pictures / f"exposed_windows_{run.name}.png",
+        pictures / f"exposed_windows_{name}.png",
         pool.examples.ohlc[worst],
         captions,
-        run.name,
+        name,
     )
 
 

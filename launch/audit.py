@@ -1,8 +1,9 @@
 """Audits a private training: what attacks prove of its epsilon, beside what it states.
 
-Canaries are planted, models trained with and without them by the very code and settings of the
-training, and lower bounds on epsilon computed from how well they are told apart. Each audit prints
-lower <= epsilon <= upper. A lower bound above the stated epsilon ends the program with exit code 1.
+Canaries, each a whole unit of privacy, are planted, models trained with and without them by the
+very code and settings of the training, and lower bounds on epsilon computed from how well they are
+told apart. Each audit prints lower <= epsilon <= upper. A lower bound above the stated epsilon ends
+the program with exit code 1.
 
   python -m launch.audit --config=configs/audit.py:quick
   python -m launch.audit --config.data.source=bars.csv.gz --config.target_epsilon=2
@@ -19,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from dpfinjax import data, experiment, plots, privacy, workdir
@@ -64,19 +64,18 @@ def _audit_trainings(config: ConfigDict, folder: str | Path) -> list[str]:
     workdir.check(folder, config)
     splits, facts = data.load(config), data.describe(config)
     runs = experiment.runs_of(config, facts)
-    examples = len(splits.train.label)
+    examples = min(run.plan.statement.examples for run in runs)
     for field in ("canaries", "others"):
         if config.audit[field] >= examples:
             raise InputError(
                 f"config.audit.{field} is {config.audit[field]}; it must be below the number of "
-                f"training examples, {examples}."
+                f"training units, {examples}."
             )
     folder = workdir.claim(folder, config, experiment.bound(runs, facts))
 
-    train = Data(jnp.asarray(splits.train.image), jnp.asarray(splits.train.label))
     found: dict[str, list[Interval]] = {}
     for run in runs:
-        case = _case(run, train)
+        case = _case(run, experiment.training_data(run, splits.train))
         print(f"{run.name}: epsilon {privacy.shown(case.stated)} is stated at delta {case.delta:g}")
         found[run.name] = []
         for interval in intervals.audit_all(case):
@@ -87,7 +86,7 @@ def _audit_trainings(config: ConfigDict, folder: str | Path) -> list[str]:
     return [
         f"{name}: {interval.audit} ({interval.bound}): {interval.models} trained models prove that "
         f"epsilon is above {interval.alarm:.3f}, but {privacy.shown(interval.upper)} is stated; "
-        "this training tells more about an example than it says."
+        f"this training tells more about {facts.unit} than it says."
         for name, of_model in found.items()
         for interval in of_model
         if interval.accused

@@ -45,6 +45,7 @@ from dpfinjax import (
     training,
     workdir,
 )
+from dpfinjax.attacks import design
 from dpfinjax.data import gaf, patterns, simulate
 from dpfinjax.errors import InputError
 from dpfinjax.pate import ensemble
@@ -137,6 +138,12 @@ SECTIONS = {
         "",
         "times one",
     ),
+    "shadow": Section(
+        "A step of a target trained alone, and of one of its shadow models",
+        "models",
+        "",
+        "times alone",
+    ),
     "compile": Section("Tracing and compiling an epoch, without a cache", "batch"),
     "memory": Section(
         "Memory of a compiled epoch: temporaries and results", "batch", "", "times none"
@@ -208,7 +215,7 @@ def measure(config: ConfigDict, folder: str | Path) -> list[Row]:
     data = Data(*map(jnp.asarray, protocol.made_up(config.examples)))
 
     rows: list[Row] = []
-    for section in (_steps, _parts, _sweeps, _teachers, _programs, _data, _accounting):
+    for section in (_steps, _parts, _sweeps, _teachers, _shadows, _programs, _data, _accounting):
         rows += _printed(section(config, data))
     if config.peers:
         rows += _printed(_peers(config))
@@ -368,9 +375,11 @@ def _part_works(plan: Plan, data: Data, steps: int) -> dict[str, Work]:
         return total + jnp.sum(rows * drawn)
 
     def plain_sum(params: Any, batch: Any, mask: jax.Array) -> tuple[Any, Any]:
+        inputs, targets = batch
+
         def total_loss(params: Any) -> tuple[jax.Array, jax.Array]:
-            logits = spec.module.apply({"params": params}, batch.inputs)
-            losses = mask * _cross_entropy(logits, batch.targets)
+            logits = spec.module.apply({"params": params}, inputs)
+            losses = mask * _cross_entropy(logits, targets)
             return jnp.sum(losses), losses
 
         return jax.grad(total_loss, has_aux=True)(params)
@@ -383,7 +392,7 @@ def _part_works(plan: Plan, data: Data, steps: int) -> dict[str, Work]:
             batch = jax.tree.map(
                 lambda x: jax.lax.dynamic_slice_in_dim(x, start, spec.capacity), longer
             )
-            grad, _ = grad_fn(params, batch, mask)
+            grad, _ = grad_fn(params, (batch.inputs, batch.targets), mask)
             # A step too small to matter, but not to be left out.
             return jax.tree.map(lambda p, g: p - 1e-6 * g, params, grad)
 
@@ -429,6 +438,28 @@ def _teachers(config: ConfigDict, data: Data) -> list[Row]:
         _timed("teachers", case, size, times, 1, reference, scale=1e3, unit="ms")
         for (case, size), times in seconds.items()
     ]
+
+
+def _shadows(config: ConfigDict, data: Data) -> list[Row]:
+    """A step of a model of half the data, and of one of several with random halves of all."""
+    half, models = config.examples // 2, config.shadow_models
+    pool = Data(data.inputs[: 2 * half], data.targets[: 2 * half])
+    own = Data(pool.inputs[:half], pool.targets[:half])
+    membership = design.rows(design.balanced(0, models, 2 * half))
+    rows = []
+    for name, method in (("non-private", "none"), ("private", "auto")):
+        plan = settings.sized(_training(config, config.sweep_batch_size, method), half)
+        works = {
+            (f"{name}, alone", 1): _epochs(plan, own),
+            (f"{name}, shadow", models): _epochs(plan, pool, models, membership),
+        }
+        seconds = _in_turns(works, config.repeats)
+        reference = np.median(seconds[f"{name}, alone", 1])
+        rows += [
+            _timed("shadow", case, size, times, 1, reference)
+            for (case, size), times in seconds.items()
+        ]
+    return rows
 
 
 def _paper(config: ConfigDict, together: Sequence[Row]) -> Row:

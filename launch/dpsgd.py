@@ -15,12 +15,14 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from dpfinjax import data, experiment, privacy, results, workdir
+from dpfinjax import data, experiment, privacy, results, selection, workdir
 from launch import app
 
 
 def train_and_evaluate(config: ConfigDict, folder: str | Path) -> list[experiment.Outcome]:
     """Trains the models that a config asks for, one after another, and reports them.
+
+    With `config.sweep.select` "private" it reports only the best of them, see `select_the_best`.
 
     Args:
       config: as `configs/dpsgd.py` makes it.
@@ -32,6 +34,8 @@ def train_and_evaluate(config: ConfigDict, folder: str | Path) -> list[experimen
     Raises:
       InputError: for a config, data or folder that cannot be used.
     """
+    if selection.wanted(config):
+        return select_the_best(config, folder)
     experiment.models_of(config)
     workdir.check(folder, config)
     splits, facts = data.load(config), data.describe(config)
@@ -52,6 +56,42 @@ def train_and_evaluate(config: ConfigDict, folder: str | Path) -> list[experimen
         print(f"{outcome.name}: {outcome.statement.sentence()}")
     print(f"\n{results.table([outcome.row for outcome in outcomes])}\n\nWritten to {folder}")
     return outcomes
+
+
+def select_the_best(config: ConfigDict, folder: str | Path) -> list[experiment.Outcome]:
+    """Trains a random number of a config's cells, chosen by chance, and reports only the best.
+
+    Epsilon is that of the whole choice, and with `config.target_epsilon` within it.
+
+    Args:
+      config: with `config.sweep.select` "private".
+      folder: the run's folder; what must not be shared is in its `private/`.
+
+    Returns:
+      The outcome of the best model, or nothing where no run was drawn.
+
+    Raises:
+      InputError: for a config, data or folder that cannot be used.
+    """
+    workdir.check(folder, config)
+    splits, facts = data.load(config), data.describe(config)
+    chosen = selection.plan(config, facts)
+    folder = workdir.claim(folder, config, experiment.bound(chosen.candidates, facts))
+    workdir.claim(folder / selection.PRIVATE, config, selection.bound(chosen))
+
+    outcome = selection.train(chosen, splits, folder, config.models_at_once)
+    if outcome is None:
+        spent = privacy.shown(chosen.candidates[0].plan.statement.epsilon)
+        print(
+            f"By chance the number of runs is 0, so no model is shared; epsilon = {spent} is spent "
+            "all the same. Another config.seed draws again, and spends it again."
+        )
+        return []
+    results.write(folder / "results.csv", [outcome.row])
+    privacy.write(folder / "privacy.json", {outcome.name: outcome.statement}, named=False)
+    print(f"{outcome.name}: {outcome.statement.sentence()}")
+    print(f"\n{results.table([outcome.row])}\n\nWritten to {folder}; share nothing of its private/")
+    return [outcome]
 
 
 if __name__ == "__main__":

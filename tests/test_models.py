@@ -1,4 +1,4 @@
-"""The networks are the paper's, by size and by name."""
+"""The networks are the paper's, by size and by name, and ours read what an image holds."""
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dpfinjax import models
+from dpfinjax.data import gaf, simulate
 from dpfinjax.errors import InputError
 
 IMAGE = jnp.zeros((3, 10, 10, 4))
@@ -17,8 +18,45 @@ def test_the_paper_s_network_has_106024_parameters(variant):
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 106_024
 
 
-def test_logits_come_for_any_leading_axes():
-    module = models.build("gaf_cnn", classes=5)
+def test_the_network_on_the_series_has_3688_parameters():
+    params = models.build("gaf_series").init(jax.random.key(0), IMAGE)["params"]
+    assert params["Dense_0"]["kernel"].shape == (40, 32)
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 3688
+
+
+def make_images(windows=200):
+    """Images of simulated windows; in the last two some channels, or all of them, are constant."""
+    bars = simulate.bars(10 * windows, 0)
+    prices = np.stack([bars.open, bars.high, bars.low, bars.close], axis=-1)
+    prices = prices.reshape(windows, 10, 4)
+    prices[-2, :, 1] = prices[-2, :, [0, 3]].max(axis=0)  # no upper shadow
+    prices[-1] = 7.0
+    return gaf.encode(prices)
+
+
+def test_the_series_of_an_image_is_what_it_encodes():
+    images = make_images()
+    found = models.INPUTS["series"](jnp.asarray(images))
+    np.testing.assert_allclose(found, 2 * gaf.decode(images) - 1, atol=1e-6)
+    constant = ~images.any(axis=(1, 2))
+    assert constant[-1].all()
+    assert constant[-2, 1]
+    assert (np.asarray(found).transpose(0, 2, 1)[constant] == -1).all()
+
+
+def test_a_normalised_image_has_the_constants_of_a_simulated_market():
+    images = make_images(1000)[:-2]
+    found = np.asarray(models.INPUTS["normalised"](jnp.asarray(images)))
+    shift = np.array([-0.27, -0.66, -0.67, -0.29])
+    np.testing.assert_allclose(found, (images - shift) / 0.53, rtol=1e-5, atol=1e-6)
+    # The market has more windows than those of a pattern, so it is about what was measured.
+    assert np.abs(found.mean(axis=(0, 1, 2))).max() < 0.3
+    assert 0.8 < found.std() < 1.2
+
+
+@pytest.mark.parametrize("overrides", [{}, {"input": "normalised"}, {"groups": 4}])
+def test_logits_come_for_any_leading_axes(overrides):
+    module = models.build("gaf_cnn", classes=5, **overrides)
     params = module.init(jax.random.key(0), IMAGE)
     image = jax.random.normal(jax.random.key(1), (2, 3, 10, 10, 4))
     logits = module.apply(params, image)
@@ -26,8 +64,21 @@ def test_logits_come_for_any_leading_axes():
     np.testing.assert_allclose(logits[1, 2], module.apply(params, image[1, 2]), atol=1e-5)
 
 
-def test_each_example_is_answered_alone():
-    module = models.build("paper_baseline")
+def test_a_network_on_the_series_answers_for_any_leading_axes():
+    module, images = models.build("gaf_series"), jnp.asarray(make_images(6))
+    params = module.init(jax.random.key(0), IMAGE)
+    logits = module.apply(params, images.reshape(2, 3, 10, 10, 4))
+    np.testing.assert_allclose(
+        logits.reshape(6, 8), [module.apply(params, image) for image in images], atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("variant", "overrides"),
+    [("paper_baseline", {}), ("gaf_series", {}), ("gaf_cnn", {"groups": 4})],
+)
+def test_each_example_is_answered_alone(variant, overrides):
+    module = models.build(variant, **overrides)
     params = module.init(jax.random.key(0), IMAGE)
     image = jax.random.normal(jax.random.key(1), (4, 10, 10, 4))
     changed = image.at[3].set(9.0)
@@ -58,6 +109,11 @@ def test_overrides_replace_and_none_keeps():
         ("gaf_cnn", {"hidden": (0,)}, "model.hidden"),
         ("gaf_cnn", {"kernel_size": 0}, "model.kernel_size"),
         ("gaf_cnn", {"conv_activation": "step"}, "model.conv_activation"),
+        ("gaf_cnn", {"input": "candles"}, "model.input"),
+        ("gaf_cnn", {"groups": 3}, "model.groups"),
+        ("gaf_cnn", {"groups": -1}, "model.groups"),
+        ("gaf_series", {"widths": (8,), "strides": (1,)}, "a series is not convolved"),
+        ("gaf_cnn", {"input": "series"}, "a series is not convolved"),
     ],
 )
 def test_what_cannot_make_a_network_is_refused_by_field(variant, overrides, field):

@@ -73,6 +73,21 @@ def test_the_sentence_has_the_factor_that_epsilon_means():
     assert "a factor of at most 2.705," in STATEMENT._replace(epsilon=0.995).sentence()
 
 
+def test_a_choice_is_stated_with_what_it_would_have_been_without(tmp_path):
+    tuned = STATEMENT._replace(tuning=privacy.Tuning(0.9021, 8.0, math.inf, 5))
+    privacy.write(tmp_path / "privacy.json", {"dpsgd": tuned}, named=False)
+    content = strict(tmp_path / "privacy.json")
+    assert content["epsilon"] == 2.0
+    assert content["epsilon_without_tuning"] == 0.9021
+    assert (content["mean_runs"], content["shape"], content["candidates"]) == (8.0, "inf", 5)
+    assert "these trainings and the choice of the best" in tuned.sentence()
+    assert "the best of 8 runs on average; its training alone has epsilon = 0.903" in (
+        tuned.sentence()
+    )
+    assert "tuning" not in STATEMENT.to_json()
+    assert "choice" not in STATEMENT.sentence()
+
+
 @given(st.floats(1e-12, 1e6))
 @example(1e-5)
 @example(7.0)

@@ -37,6 +37,13 @@ def test_the_published_formula_has_a_column_only_where_it_was_asked_for():
     assert "6.3" in table
 
 
+def test_epsilon_without_tuning_stands_beside_epsilon_where_there_was_a_choice():
+    lines = results.table([ROW._replace(epsilon_without_tuning=2.0001)]).splitlines()
+    assert lines[0].split()[:4] == ["model", "epsilon", "without", "tuning"]
+    assert lines[2].split()[:3] == ["dpsgd", "3.999", "2.001"]
+    assert "without" not in results.table([ROW])
+
+
 def test_seeds_become_mean_and_spread(tmp_path):
     rows = [ROW._replace(seed=seed, test_accuracy=0.7 + seed / 100) for seed in range(3)]
     rows.append(ROW._replace(model="other"))

@@ -23,7 +23,7 @@ class Killed(Exception):
     """Stands for the process ending."""
 
 
-def run(folder, spec=SPEC, kill_at=None, checkpoint_epochs=1, hparams=None):
+def run(folder, spec=SPEC, kill_at=None, checkpoint_epochs=1, hparams=None, stop_when_lost=True):
     """Trains; returns the state and the epochs that were reported."""
     data, seen = make_data(), []
 
@@ -34,7 +34,7 @@ def run(folder, spec=SPEC, kill_at=None, checkpoint_epochs=1, hparams=None):
 
     everyone = training.everything(data)
     arguments = (KEY, hparams or make_hparams(), everyone, data, spec, folder, on_epoch)
-    return resumable.fit(*arguments, checkpoint_epochs), seen
+    return resumable.fit(*arguments, checkpoint_epochs, stop_when_lost), seen
 
 
 def test_it_trains_as_fit_does(tmp_path):
@@ -84,6 +84,13 @@ def test_a_whole_run_is_one_compilation(tmp_path):
 def test_a_loss_that_is_not_finite_stops_with_one_sentence(tmp_path):
     with pytest.raises(InputError, match=r"epoch \d of 3.*learning_rate"):
         run(tmp_path, dataclasses.replace(SPEC, clip_method="none"), hparams=make_hparams(np.inf))
+
+
+def test_a_run_that_must_not_stop_goes_on_without_a_finite_loss(tmp_path):
+    spec, hparams = dataclasses.replace(SPEC, clip_method="none"), make_hparams(np.inf)
+    state, seen = run(tmp_path, spec, hparams=hparams, stop_when_lost=False)
+    assert seen == [1, 2, 3]
+    assert not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.result))
 
 
 def test_the_state_is_donated(tmp_path):

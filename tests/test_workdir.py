@@ -39,6 +39,15 @@ def test_the_same_config_may_come_again_and_changes_nothing(tmp_path):
     assert (tmp_path / "run" / "config.json").read_bytes() == before
 
 
+def test_an_infinite_setting_is_strict_json_and_comes_again(tmp_path):
+    workdir.claim(tmp_path / "run", make_config(shape=float("inf")), BOUND)
+    workdir.claim(tmp_path / "run", make_config(shape=float("inf")), BOUND)
+    content = (tmp_path / "run" / "config.json").read_text()
+    assert json.loads(content, parse_constant=int)["config"]["shape"] == "Infinity"
+    with pytest.raises(InputError, match=r"config\.shape is 'Infinity' there and 1\.0 here"):
+        workdir.claim(tmp_path / "run", make_config(shape=1.0), BOUND)
+
+
 def test_another_config_is_refused_by_the_field_that_differs(tmp_path):
     workdir.claim(tmp_path / "run", make_config(), BOUND)
     with pytest.raises(InputError, match=r"config\.model\.variant is 'gaf_cnn' there and 'x' here"):

@@ -112,11 +112,11 @@ def _answer(params: Any, data: Data, module: nn.Module) -> tuple[jax.Array, jax.
         filled = jnp.pad(x, [(0, -examples % size)] + [(0, 0)] * (x.ndim - 1))
         return filled.reshape(-1, size, *x.shape[1:])
 
-    def piece(part: Data) -> tuple[jax.Array, jax.Array]:
+    def piece(part: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         # Norms are all that is used, so the compiler leaves the sum of gradients out.
         _, stats = clipped_grad(params, part, jnp.ones(size, bool))
-        logits: Any = module.apply({"params": params}, part.inputs)
+        logits: Any = module.apply({"params": params}, part[0])
         return logits, stats.norm
 
-    logits, norms = jax.lax.map(piece, jax.tree.map(pieces, data))
+    logits, norms = jax.lax.map(piece, jax.tree.map(pieces, (data.inputs, data.targets)))
     return logits.reshape(-1, logits.shape[-1])[:examples], norms.reshape(-1)[:examples]

@@ -1,5 +1,8 @@
 """Canaries: examples made to be recognised, and trainings with and without them.
 
+Where several windows form one unit of privacy, a canary is a whole unit: it is there or not with
+all of its windows, as the guarantee has it.
+
 What is audited is `training.fit` itself, with the settings of the run in question. An auditor may
 choose the data, since a guarantee holds for all of them, and what has no part in it: a learning
 rate, or the network, as long as it takes nothing but the private gradients.
@@ -20,6 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from dpfinjax import resumable, training
 from dpfinjax.attacks import checks
 from dpfinjax.attacks.checks import BoolArray, FloatArray
+from dpfinjax.augmentation import NO_COPIES
 from dpfinjax.errors import InputError
 from dpfinjax.training import Data, HParams, Membership, Spec
 
@@ -39,7 +43,7 @@ class Canaries(NamedTuple):
 
     Attributes:
       data: all examples on the device, canaries included.
-      rows: int64 [c], which rows of the data are canaries.
+      rows: int64 [c], which units of the data are canaries: rows where each example is one.
     """
 
     data: Data
@@ -47,12 +51,12 @@ class Canaries(NamedTuple):
 
 
 def planted(seed: int, data: Data, count: int, classes: int, kind: str = "mislabelled") -> Canaries:
-    """Turns some examples of a data set into canaries.
+    """Turns some units of a data set into canaries, each with all of its examples.
 
     Args:
-      seed: decides which examples, and what becomes of them.
+      seed: decides which units, and what becomes of them.
       data: the examples, which are not changed.
-      count: number of canaries c, from 1 to the number of examples.
+      count: number of canaries c, from 1 to the number of units.
       classes: number of classes, at least 2.
       kind: "mislabelled" for a label drawn from the wrong ones; "random" for such a label and
         inputs drawn evenly between the smallest and the largest of the data.
@@ -64,7 +68,7 @@ def planted(seed: int, data: Data, count: int, classes: int, kind: str = "mislab
       InputError: `count`, `classes` or `kind` is wrong.
     """
     checks.one_of("kind", kind, KINDS)
-    examples = data.targets.shape[0]
+    examples = training.count_units(data)
     if not 1 <= count <= examples:
         raise InputError(f"count is {count}; of {examples} examples, 1 to {examples} can be it.")
     if classes < 2:
@@ -72,37 +76,47 @@ def planted(seed: int, data: Data, count: int, classes: int, kind: str = "mislab
     rng = np.random.default_rng([_PLANTING, seed])
     rows = np.sort(rng.choice(examples, count, replace=False))
     inputs, targets = np.array(data.inputs), np.array(data.targets)
-    targets[rows] = (targets[rows] + rng.integers(1, classes, count)) % classes
+    own = rows
+    if data.units is not None:
+        members = np.asarray(data.units)[rows]
+        own = members[members >= 0]
+    targets[own] = (targets[own] + rng.integers(1, classes, own.size)) % classes
     if kind == "random":
-        inputs[rows] = rng.uniform(inputs.min(), inputs.max(), inputs[rows].shape)
-    return Canaries(Data(jnp.asarray(inputs), jnp.asarray(targets)), rows)
+        inputs[own] = rng.uniform(inputs.min(), inputs.max(), inputs[own].shape)
+    return Canaries(data._replace(inputs=jnp.asarray(inputs), targets=jnp.asarray(targets)), rows)
 
 
 def with_one_last(seed: int, data: Data, others: int, classes: int) -> Data:
-    """Picks a few examples and puts a mislabelled one after them, for `many_runs`.
+    """Picks a few units and puts a mislabelled one after them, for `many_runs`.
 
     Args:
-      seed: decides which examples, and the wrong label.
+      seed: decides which units, and the wrong labels.
       data: the examples to pick from.
-      others: how many examples the canary is added to, at least 1.
+      others: how many units the canary is added to, at least 1.
       classes: number of classes, at least 2.
 
     Returns:
-      Data [others + 1], the canary last.
+      Data of others + 1 units, the canary last.
 
     Raises:
       InputError: an argument is wrong.
     """
-    examples = data.targets.shape[0]
+    examples = training.count_units(data)
     if not 1 <= others < examples:
         raise InputError(f"others is {others}; beside {examples} examples it can be below that.")
     chosen = np.random.default_rng([_PICKING, seed]).choice(examples, others + 1, replace=False)
-    few = jax.tree.map(lambda x: x[chosen], data)
-    canary = planted(seed, jax.tree.map(lambda x: x[-1:], few), 1, classes).data
-    return jax.tree.map(lambda x, last: jnp.concatenate([x[:-1], last]), few, canary)
+    few = training.take_units(data, chosen)
+    canary = planted(seed, training.take_units(few, np.array([others])), 1, classes).data
+    before = len(few.targets) - len(canary.targets)
+    return few._replace(
+        inputs=jnp.concatenate([few.inputs[:before], canary.inputs]),
+        targets=jnp.concatenate([few.targets[:before], canary.targets]),
+    )
 
 
-def probe(count: int, hparams: HParams, spec: Spec) -> tuple[Data, HParams, Spec]:
+def probe(
+    count: int, hparams: HParams, spec: Spec, windows_per_unit: int | None = None
+) -> tuple[Data, HParams, Spec]:
     """Turns a training into one whose canaries have gradients in fixed, orthogonal directions.
 
     Gradient-space canaries (Nasr et al. 2021 and 2023; the Dirac canaries of Steinke et al. 2023)
@@ -116,9 +130,11 @@ def probe(count: int, hparams: HParams, spec: Spec) -> tuple[Data, HParams, Spec
       count: number of canaries c.
       hparams: the settings that are arrays, of a single model.
       spec: the settings that are compiled in.
+      windows_per_unit: how many examples a unit has; None where each example is one. All examples
+        of a canary have its input, so what they do together, they do in its direction.
 
     Returns:
-      Data [c + 1] with a first example whose gradient is zero and the canaries after it, and the
+      Data of c + 1 units, a first one whose gradient is zero and the canaries after it, and the
       two settings.
     """
     clip_norm = float(hparams.clip_norm)
@@ -131,10 +147,16 @@ def probe(count: int, hparams: HParams, spec: Spec) -> tuple[Data, HParams, Spec
     if spec.optimizer == "sgd":
         step = clip_norm * (1 + float(hparams.noise_multiplier)) / (1 - spec.momentum)
         rate *= float(hparams.batch_size) / step
+    width = windows_per_unit or 1
+    units = np.arange((count + 1) * width, dtype=np.int32).reshape(-1, width)
     return (
-        Data(jnp.asarray(inputs), jnp.zeros(count + 1, jnp.int32)),
+        Data(
+            jnp.asarray(np.repeat(inputs, width, axis=0)),
+            jnp.zeros(units.size, jnp.int32),
+            None if windows_per_unit is None else jnp.asarray(units),
+        ),
         hparams._replace(learning_rate=jnp.float32(rate)),
-        dataclasses.replace(spec, module=module),
+        dataclasses.replace(spec, module=module, augmentation=NO_COPIES, start=""),
     )
 
 
@@ -151,13 +173,14 @@ def one_run(
     Args:
       key: a JAX random key for the training.
       included: bool [c], by a fair coin each: which canaries are in the training data. All
-        examples that are no canaries are.
+        units that are no canaries are.
       canaries: the data.
       hparams: the settings that are arrays.
       spec: the settings that are compiled in.
-      score: "loss" for the drop of the canary's loss from the first to the last parameters, what
-        one sees who has the model; "gradient" for the drop that the canary's first gradient
-        foretells, the product of that gradient with the way the parameters went.
+      score: "loss" for the drop of the canary's loss (the mean over its examples) from the first
+        to the last parameters, what one sees who has the model; "gradient" for the drop that the
+        canary's first gradient foretells, the product of that gradient with the way the parameters
+        went.
 
     Returns:
       Scores [c] for `audit.one_run`, higher for likelier members; a score that is not finite
@@ -168,12 +191,12 @@ def one_run(
     """
     checks.one_of("score", score, SCORES)
     coins = checks.flags("included", included, canaries.rows.shape)
-    present = np.ones(canaries.data.targets.shape[0], bool)
+    present = np.ones(training.count_units(canaries.data), bool)
     present[canaries.rows] = coins
     rows = np.zeros(present.size, np.int32)
     rows[: present.sum()] = np.flatnonzero(present)
     membership = Membership(jnp.asarray(rows), jnp.int32(present.sum()))
-    targets = jax.tree.map(lambda x: x[canaries.rows], canaries.data)
+    targets = training.take_units(canaries.data, canaries.rows)
     return _highest_for_nonfinite(
         _trained_scores(key, membership, canaries.data, targets, hparams, spec=spec, score=score)
     )
@@ -187,12 +210,12 @@ def many_runs(
     spec: Spec,
     score: str = "loss",
 ) -> tuple[FloatArray, FloatArray]:
-    """Trains many models with the last example and as many without it, as one program.
+    """Trains many models with the last unit and as many without it, as one program.
 
     Models are divided over all devices. A device trains linear ones (`probe`) under `vmap`,
     networks a few at a time; a CPU one after another, which keeps each core in its own cache.
 
-    As no batch of so few examples is large, batches have room for all of them: what the sampler's
+    As no batch of so few units is large, batches have room for all of them: what the sampler's
     capacity is charged for cannot happen here.
 
     Args:
@@ -211,7 +234,7 @@ def many_runs(
       InputError: `runs` is below 1, `score` is unknown, or there is no other example.
     """
     checks.one_of("score", score, SCORES)
-    examples = data.targets.shape[0]
+    examples = training.count_units(data)
     if runs < 1:
         raise InputError(f"runs is {runs}; it must be at least 1.")
     if examples < 2:
@@ -238,9 +261,9 @@ def coins(seed: int, count: int) -> BoolArray:
 def _scores_of_models(
     keys: jax.Array, sizes: jax.Array, data: Data, hparams: HParams, spec: Spec, score: str
 ) -> jax.Array:
-    """The canary's score [m] in models that see the first `sizes` rows."""
-    canary = jax.tree.map(lambda x: x[-1:], data)
-    rows = jnp.arange(data.targets.shape[0], dtype=jnp.int32)
+    """The canary's score [m] in models that see the first `sizes` units."""
+    rows = training.everything(data).rows
+    canary = training.take_units(data, rows[-1:])
 
     def one(key_and_size: tuple[jax.Array, jax.Array]) -> jax.Array:
         key, size = key_and_size
@@ -281,7 +304,7 @@ def _trained_scores(
     def losses(params: object) -> jax.Array:
         logits = training.evaluate(params, canaries, spec.module).logits
         chosen = jnp.take_along_axis(logits, canaries.targets[:, None], axis=1)[:, 0]
-        return jax.nn.logsumexp(logits, axis=1) - chosen
+        return training.unit_means(jax.nn.logsumexp(logits, axis=1) - chosen, canaries.units)
 
     if score == "loss":
         return losses(first) - losses(last)

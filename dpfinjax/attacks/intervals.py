@@ -16,7 +16,7 @@ from dpfinjax import accounting, privacy
 from dpfinjax.attacks import audit, canaries
 from dpfinjax.attacks.canaries import Canaries
 from dpfinjax.settings import Plan
-from dpfinjax.training import Data
+from dpfinjax.training import Data, HParams, Spec
 
 _DECIDING_BOUNDS = 6  # at most, of one training
 
@@ -86,7 +86,7 @@ class Case(NamedTuple):
       key: a JAX random key for all trainings and choices.
       plan: the training.
       stated: its epsilon at the delta of its statement, in nats, inf where none is stated.
-      data: its examples.
+      data: its examples, in its units.
       classes: number of classes.
       settings: how it is audited.
     """
@@ -110,7 +110,7 @@ class Case(NamedTuple):
 
 
 def audit_all(case: Case) -> Iterator[Interval]:
-    """Audits a training in every way there is.
+    """Audits a training in every way there is; a canary is one of the training's units.
 
     "one run" trains once with many canaries: with gradient-space ones (`canaries.probe`), and with
     canaries among the network's own data. "many runs" trains models with and without one canary:
@@ -147,7 +147,7 @@ _Bound = Callable[[float], float]
 
 def _one_run_of_probe(case: Case) -> Iterator[Interval]:
     start, count = time.perf_counter(), case.settings.canaries
-    data, hparams, spec = canaries.probe(count, case.plan.hparams, case.plan.spec)
+    data, hparams, spec = _probe(case, count)
     included = canaries.coins(case.seed, count)
     scores = canaries.one_run(
         jax.random.fold_in(case.key, 1),
@@ -159,6 +159,12 @@ def _one_run_of_probe(case: Case) -> Iterator[Interval]:
     )
     bounds = {"one-run": functools.partial(audit.one_run, scores, included, case.delta)}
     return _intervals(case, f"one run, {count} gradient-space canaries", 1, start, bounds)
+
+
+def _probe(case: Case, count: int) -> tuple[Data, HParams, Spec]:
+    """The training with gradient-space canaries, in units as large as the training's own."""
+    plan = case.plan
+    return canaries.probe(count, plan.hparams, plan.spec, plan.windows_per_unit)
 
 
 def _one_run_of_network(case: Case) -> Iterator[Interval]:
@@ -174,7 +180,7 @@ def _one_run_of_network(case: Case) -> Iterator[Interval]:
 
 def _many_runs_of_probe(case: Case) -> Iterator[Interval]:
     start, runs = time.perf_counter(), case.settings.runs
-    data, hparams, spec = canaries.probe(1, case.plan.hparams, case.plan.spec)
+    data, hparams, spec = _probe(case, 1)
     key = jax.random.fold_in(case.key, 3)
     scores = canaries.many_runs(key, runs, data, hparams, spec, "gradient")
     bounds = {
@@ -188,7 +194,7 @@ def _many_runs_of_probe(case: Case) -> Iterator[Interval]:
 
 def _one_step(case: Case) -> Iterator[Interval]:
     start, runs = time.perf_counter(), case.settings.runs
-    data, hparams, spec = canaries.probe(1, case.plan.hparams, case.plan.spec)
+    data, hparams, spec = _probe(case, 1)
     spec = dataclasses.replace(spec, steps=1, warmup_steps=0)
     hparams = hparams._replace(sample_rate=jnp.float32(1))
     key = jax.random.fold_in(case.key, 4)

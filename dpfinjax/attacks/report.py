@@ -201,7 +201,7 @@ def within_bound(curve: Roc, fpr: float, epsilon: float, delta: float) -> bool:
     return bool(curve.tpr_at(fpr)[1] <= audit.upper_tpr(epsilon, delta, float(highest)))
 
 
-def row(statement: privacy.Statement, curve: Roc, attack: str, about: Mapping[str, Any]) -> Row:
+def row(statement: privacy.Claim, curve: Roc, attack: str, about: Mapping[str, Any]) -> Row:
     """Puts one attack on one model into a row.
 
     Args:
@@ -238,7 +238,7 @@ def row(statement: privacy.Statement, curve: Roc, attack: str, about: Mapping[st
 
 def recognition(
     name: str,
-    statement: privacy.Statement,
+    statement: privacy.Claim,
     probabilities: FloatArray,
     is_member: BoolArray,
     shadow_models: int,

@@ -6,9 +6,9 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ from dpfinjax.training import Data, History, HParams, Spec, State
 
 _CHUNK = "unfinished"
 _FACTS = "shadow_models.json"
+OnEpoch = Callable[[int, State, History], None]
 _OVERFLOW = 1e-11  # the chance that one of a model's batches does not fit
 
 
@@ -138,18 +139,51 @@ def train(
     check(membership, len(pool.targets))
     sizes = membership.sum(axis=1)
     spec, hparams = spec_of(run.plan, int(sizes.max())), hparams_of(run.plan, sizes)
-    folder = workdir.claim(folder, run.config, _bound(run, spec, membership))
+    everyone = key, hparams, design.rows(membership)
+
+    def size() -> int:
+        return min(models_at_once, memory.models_that_fit(pool, spec))
+
+    def train_chunk(chunk: slice, place: Path, on_epoch: OnEpoch) -> Any:
+        keys, own, rows = jax.tree.map(lambda x: x[chunk], everyone)
+        every = run.config.checkpoint_epochs
+        return resumable.fit(keys, own, rows, pool, spec, place, on_epoch, every).result
+
+    folder = workdir.claim(folder, run.config, _bound(run, spec) | bound_to(membership))
+    return in_chunks(run.name, membership, pool, spec, folder, size, train_chunk)
+
+
+def in_chunks(
+    name: str,
+    membership: BoolArray,
+    pool: Data,
+    spec: Spec,
+    folder: Path,
+    size: Callable[[], int],
+    train_chunk: Callable[[slice, Path, OnEpoch], Any],
+) -> Shadows:
+    """Trains and asks shadow models of any kind a chunk at a time, and writes what they answer.
+
+    Args:
+        name: The target's.
+        membership: bool [m, e], whether a model is trained on an example.
+        pool: The e examples.
+        spec: The static settings of a model that is asked.
+        folder: Where the arrays are written, claimed for these very models.
+        size: Says how many models are in a chunk; asked where any are still to be trained.
+        train_chunk: Trains the models of a slice, goes on from what it left in the folder that it
+            is given, and returns their parameters with a leading axis.
+
+    Returns:
+        The models' answers.
+    """
     if (folder / _FACTS).exists():
         return load(folder)
-    everyone = key, hparams, design.rows(membership)
-    progress = _Progress.read(folder, run.name, len(membership), spec)
+    progress = _Progress.read(folder, name, len(membership), spec)
     with progress.bar:
-        for chunk in _chunks(progress.models, len(membership), pool, spec, models_at_once):
+        for chunk in _chunks(progress.models, len(membership), size):
             place = folder / _CHUNK / f"{chunk.start}-{chunk.stop}"
-            keys, own, rows = jax.tree.map(lambda x, c=chunk: x[c], everyone)
-            every = run.config.checkpoint_epochs
-            state = resumable.fit(keys, own, rows, pool, spec, place, progress.on_epoch, every)
-            progress.add(_ask(state, pool, spec))
+            progress.add(_ask(train_chunk(chunk, place, progress.on_epoch), pool, spec))
             shutil.rmtree(place)
     return _write(folder, membership, progress)
 
@@ -199,29 +233,33 @@ def check(membership: BoolArray, examples: int) -> None:
     checks.shadow_scores(np.zeros(examples), nothing, membership, offline=False)
 
 
-def _bound(run: experiment.Run, spec: Spec, membership: BoolArray) -> dict[str, object]:
+def bound_to(membership: BoolArray) -> dict[str, object]:
+    """Returns what of a design shadow models are bound to, for `workdir.claim`."""
+    digest = hashlib.sha256(np.packbits(membership).tobytes()).hexdigest()
+    return {"models": len(membership), "membership": digest}
+
+
+def _bound(run: experiment.Run, spec: Spec) -> dict[str, object]:
     """What shadow models that are resumed or read must have been trained with."""
     statement = run.plan.statement.to_json()
     names = ("noise_multiplier", "clip_norm", "sample_rate", "steps", "examples")
     return {name: statement[name] for name in names} | {
         "epoch_steps": spec.epoch_steps,
         "capacity": spec.capacity,
-        "models": len(membership),
-        "membership": hashlib.sha256(np.packbits(membership).tobytes()).hexdigest(),
     }
 
 
-def _chunks(start: int, stop: int, pool: Data, spec: Spec, models_at_once: int) -> Iterator[slice]:
+def _chunks(start: int, stop: int, size: Callable[[], int]) -> Iterator[slice]:
     """Slices of the models that are still to be trained."""
     if start < stop:
-        size = min(models_at_once, memory.models_that_fit(pool, spec))
-        for first in range(start, stop, size):
-            yield slice(first, min(first + size, stop))
+        step = size()
+        for first in range(start, stop, step):
+            yield slice(first, min(first + step, stop))
 
 
-def _ask(state: State, pool: Data, spec: Spec) -> Answers:
+def _ask(params: Any, pool: Data, spec: Spec) -> Answers:
     """The answers of models with a leading axis, one after another."""
-    params = jax.tree.map(np.asarray, state.result)
+    params = jax.tree.map(np.asarray, params)
     models = len(jax.tree.leaves(params)[0])
     each = [
         answers.answer(jax.tree.map(lambda x, row=row: x[row], params), pool, spec.module)

@@ -11,22 +11,28 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from dpfinjax import experiment, resumable, training, workdir
+from dpfinjax import experiment, privacy, resumable, training, workdir
 from dpfinjax.attacks.checks import BoolArray
 from dpfinjax.data import Examples, Facts, Splits
 from dpfinjax.errors import InputError
-from dpfinjax.training import Data
+from dpfinjax.pate import plan, students
+from dpfinjax.pate.students import Student
+from dpfinjax.training import Data, Spec
 
 
 class Target(NamedTuple):
     """A model under attack.
 
     Attributes:
-        run: Its name, config and plan.
+        run: Its name, config and plan: of a training, or of a student of PATE.
+        spec: The static settings of its training.
+        statement: Its privacy statement.
         folder: Where its checkpoints are, or will be.
     """
 
-    run: experiment.Run
+    run: experiment.Run | Student
+    spec: Spec
+    statement: privacy.Claim
     folder: Path
 
 
@@ -78,14 +84,19 @@ def pool(splits: Splits, seed: int) -> Pool:
 
 def in_folder(runs: Sequence[experiment.Run], folder: Path) -> list[Target]:
     """Says where `experiment.train_all` puts each model's checkpoints."""
-    return [Target(run, folder / run.name if len(runs) > 1 else folder) for run in runs]
+    return [
+        Target(
+            run, run.plan.spec, run.plan.statement, folder / run.name if len(runs) > 1 else folder
+        )
+        for run in runs
+    ]
 
 
 def config_of(folder: str | Path) -> ConfigDict:
     """Reads the config that a folder's models were trained by.
 
     Args:
-        folder: The workdir of `launch.baseline` or `launch.dpsgd`.
+        folder: The workdir of `launch.baseline`, `launch.dpsgd` or `launch.pate`.
 
     Returns:
         The whole config of that run.
@@ -96,26 +107,49 @@ def config_of(folder: str | Path) -> ConfigDict:
     path = Path(folder) / workdir.CONFIG
     try:
         config = ConfigDict(json.loads(path.read_text())["config"])
-        is_training = {"clip_method", "data", "cells", "model"} <= set(config)
+        known = is_pate(config) or {"clip_method", "data", "cells", "model"} <= set(config)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"config.targets names {folder}, which has no readable {workdir.CONFIG}; it must be "
             "the workdir of trained models."
         ) from error
-    if not is_training or "attack" in config:
+    if not known or "attack" in config:
         raise InputError(
             f"config.targets names {folder}, whose {workdir.CONFIG} is of another job; it must be "
-            "the workdir of launch.baseline or launch.dpsgd."
+            "the workdir of launch.baseline, launch.dpsgd or launch.pate."
         )
     return config
 
 
-def trained(folders: Sequence[str | Path], facts: Facts) -> list[Target]:
+def is_pate(config: ConfigDict) -> bool:
+    """Tells whether a config is one of `launch.pate`."""
+    return {"teacher", "student", "mechanism", "data", "cells"} <= set(config)
+
+
+def bound(targets: Sequence[Target], facts: Facts) -> dict[str, Any]:
+    """Returns what a resumed attack must find unchanged: its targets' data, numbers and configs.
+
+    Args:
+        targets: The models under attack.
+        facts: What is known of their data.
+    """
+    runs = [each.run for each in targets if isinstance(each.run, experiment.Run)]
+    plans = {
+        each.run.name: each.run.plan._asdict() for each in targets if isinstance(each.run, Student)
+    }
+    configs = {each.run.name: workdir.as_json(each.run.config) for each in targets}
+    return experiment.bound(runs, facts) | plans | {"configs": configs}
+
+
+def trained(
+    folders: Sequence[str | Path], facts: Facts, first_seed_only: bool = False
+) -> list[Target]:
     """Lists the models that lie in folders of finished runs.
 
     Args:
-        folders: Workdirs of `launch.baseline` and `launch.dpsgd`.
+        folders: Workdirs of `launch.baseline`, `launch.dpsgd` and `launch.pate`.
         facts: What is known of the data, which all of them were trained on.
+        first_seed_only: Whether to list, of models that differ in their seed alone, only the first.
 
     Returns:
         The models, under the names that they have there; with the folder's name before it where two
@@ -126,6 +160,8 @@ def trained(folders: Sequence[str | Path], facts: Facts) -> list[Target]:
             finished; or two models have one name.
     """
     found = [(Path(folder), target) for folder in folders for target in _trained(folder, facts)]
+    if first_seed_only:
+        found = _first_seeds(found)
     names = collections.Counter(target.run.name for _, target in found)
     targets = [
         target
@@ -155,8 +191,8 @@ def params(target: Target, data: Data) -> Any:
         InputError: The folder holds no checkpoint, or one of an unfinished training.
     """
     check_finished(target)
-    spec = target.run.plan.spec
-    return resumable.restore(target.folder, training.init(jax.random.key(0), data, spec)).result
+    fresh = training.init(jax.random.key(0), data, target.spec)
+    return resumable.restore(target.folder, fresh).result
 
 
 def check_finished(target: Target) -> None:
@@ -165,7 +201,7 @@ def check_finished(target: Target) -> None:
     Raises:
         InputError: It is not there.
     """
-    done, epochs = resumable.finished_epochs(target.folder), target.run.plan.spec.epochs
+    done, epochs = resumable.finished_epochs(target.folder), target.spec.epochs
     if done != epochs:
         raise InputError(
             f"{target.folder} holds no trained model ({done} of {epochs} epochs are done); finish "
@@ -176,13 +212,45 @@ def check_finished(target: Target) -> None:
 def _trained(folder: str | Path, facts: Facts) -> list[Target]:
     """The models of one folder."""
     config = config_of(folder)
-    runs = experiment.runs_of(config, facts)
     # The numbers and the data that the folder is bound to are still what its config gives.
-    workdir.claim(folder, config, experiment.bound(runs, facts))
-    targets = in_folder(runs, Path(folder))
+    if is_pate(config):
+        members = students.students_of(config, facts)
+        workdir.claim(folder, config, students.bound(members))
+        targets = _students(members, Path(folder), facts)
+    else:
+        runs = experiment.runs_of(config, facts)
+        workdir.claim(folder, config, experiment.bound(runs, facts))
+        targets = in_folder(runs, Path(folder))
     for target in targets:
         check_finished(target)
     return targets
+
+
+def _students(members: Sequence[Student], folder: Path, facts: Facts) -> list[Target]:
+    """The students of one folder, with what is stated of them there."""
+    path, public = folder / "privacy.json", sum(facts.examples["public"].values())
+    try:
+        content = json.loads(path.read_text())
+        claims = [content[each.name] for each in members] if len(members) > 1 else [content]
+        stated = [plan.read(claim, each.plan) for claim, each in zip(claims, members, strict=True)]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} does not state the privacy of every student; finish the run of launch.pate "
+            "with the command that began it."
+        ) from error
+    specs = [students.student_settings(each.config, public)[1] for each in members]
+    return [
+        Target(each, spec, statement, folder / each.name)
+        for each, spec, statement in zip(members, specs, stated, strict=True)
+    ]
+
+
+def _first_seeds(found: Sequence[tuple[Path, Target]]) -> list[tuple[Path, Target]]:
+    """Of the models in a folder that differ in their seed alone, the first."""
+    first: dict[tuple[Path, str], tuple[Path, Target]] = {}
+    for folder, target in found:
+        first.setdefault((folder, target.run.cell), (folder, target))
+    return list(first.values())
 
 
 def _renamed(target: Target, name: str) -> Target:

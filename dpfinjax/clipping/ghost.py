@@ -1,6 +1,7 @@
 """Clipped gradient sums without per-example gradients, for modules made of known layers."""
 
 import collections
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from dpfinjax.errors import InputError
 
 _Path = tuple[str, ...]
 _Visit = Callable[[nn.Module, Any, jax.Array], jax.Array]
+_ExampleLoss = Callable[[Any, Any, _Visit], jax.Array]
 
 
 class _Survey(NamedTuple):
@@ -37,6 +39,7 @@ def ghost_clipped_grad(
     clip_norm: jax.Array | float,
     *,
     rule: str = "flat",
+    grouped: bool = False,
 ) -> ClippedGrad:
     """Sums per-example gradients, each scaled to an l2 norm of at most `clip_norm`.
 
@@ -46,7 +49,8 @@ def ghost_clipped_grad(
     2023), and per-example gradients are formed only for layers where that is cheaper.
 
     Module and loss are applied to one example at a time under `jax.vmap`, as a batch of one, so
-    nothing can mix examples.
+    nothing can mix examples. An example may itself be a group of k, all windows of one unit say:
+    the module sees it as a batch of k, and the group's one gradient is clipped once.
 
     Args:
       module: a Flax linen module from inputs to outputs, both pytrees. All parameters that its
@@ -57,6 +61,8 @@ def ghost_clipped_grad(
       clip_norm: the largest l2 norm of one example's contribution, positive; may be traced.
       rule: "flat", or "automatic" or "per_layer", see `clipping.rules`; `clip_norm` bounds the
         whole contribution under each.
+      grouped: whether an example is a group: inputs [b, k, ...], and `loss_fn` takes the outputs
+        [k, ...] and the targets of one group to the loss of the group, [].
 
     Returns:
       The clipped gradient function, with sensitivity `clip_norm`; its batch is a pair
@@ -68,10 +74,11 @@ def ghost_clipped_grad(
     """
     check_clip_norm(clip_norm)
     scaling = rules.get(rule)
+    example_loss = functools.partial(_example_loss, module, loss_fn, grouped)
 
     def clipped_sum(params: Any, batch: Any, mask: jax.Array) -> tuple[Any, ClipStats]:
-        survey = _survey(module, loss_fn, params, batch)
-        loss, parts = _backward(module, loss_fn, params, batch, survey)
+        survey = _survey(module, example_loss, params, batch)
+        loss, parts = _backward(example_loss, params, batch, survey)
         squares = {path: part.square for path, part in parts.items()}
         scale, keep, stats = rules.decide(scaling, squares, clip_norm, loss, mask)
         total = [part.weighted(scale[path], keep) for path, part in parts.items()]
@@ -81,7 +88,7 @@ def ghost_clipped_grad(
 
 
 def _backward(
-    module: nn.Module, loss_fn: Callable, params: Any, batch: Any, survey: _Survey
+    example_loss: _ExampleLoss, params: Any, batch: Any, survey: _Survey
 ) -> tuple[jax.Array, dict[_Path, layers.Part]]:
     """The loss of each example, and the gradient of each parameter in order, not yet formed."""
     examples = jax.tree.leaves(batch)[0].shape[0]
@@ -94,7 +101,7 @@ def _backward(
             noted[layer.path].append(features)
             return output + tap
 
-        return _example_loss(module, loss_fn, params, example, visit), dict(noted)
+        return example_loss(params, example, visit), dict(noted)
 
     def forward(taps: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
         loss, noted = jax.vmap(one)(batch, taps)
@@ -113,7 +120,7 @@ def _backward(
     }
 
 
-def _survey(module: nn.Module, loss_fn: Callable, params: Any, batch: Any) -> _Survey:
+def _survey(module: nn.Module, example_loss: _ExampleLoss, params: Any, batch: Any) -> _Survey:
     """Finds the calls of known layers and refuses what cannot be handled, on shapes alone."""
     paths = [path for path, _ in _flatten(params)]
     survey = _Survey({}, {})
@@ -135,7 +142,7 @@ def _survey(module: nn.Module, loss_fn: Callable, params: Any, batch: Any) -> _S
             met.append(features)
             return jnp.zeros_like(output)
 
-        return _example_loss(module, loss_fn, params, example, visit), met
+        return example_loss(params, example, visit), met
 
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), x.dtype), params)
     example = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x)[1:], x.dtype), batch)
@@ -165,7 +172,12 @@ def _dependences(program: core.Jaxpr) -> set[core.Var]:
 
 
 def _example_loss(
-    module: nn.Module, loss_fn: Callable, params: Any, example: Any, visit: _Visit
+    module: nn.Module,
+    loss_fn: Callable,
+    grouped: bool,
+    params: Any,
+    example: Any,
+    visit: _Visit,
 ) -> jax.Array:
     """The loss of one example; `visit` replaces the output of each call of a known layer."""
     trace = tracers.current_trace()
@@ -183,10 +195,17 @@ def _example_loss(
             raise _refused(layer.path, "it is called inside a transformation")
         return visit(layer, layers.features(layer, *args, **kwargs), output)
 
-    inputs, targets = jax.tree.map(lambda x: x[None], example)
+    inputs, targets = example if grouped else jax.tree.map(lambda x: x[None], example)
     with nn.intercept_methods(intercept):
         outputs = module.apply({"params": params}, inputs)
     loss = loss_fn(outputs, targets)
+    if grouped:
+        if jnp.shape(loss):
+            raise InputError(
+                f"loss_fn returned shape {list(jnp.shape(loss))} for a group; it must return one "
+                "loss for the whole group, []."
+            )
+        return loss
     if jnp.shape(loss) != (1,):
         raise InputError(
             f"loss_fn returned shape {list(jnp.shape(loss))} for a batch of one example; it must "

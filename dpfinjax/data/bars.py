@@ -25,6 +25,7 @@ PRICES = ("open", "high", "low", "close")
 
 # In order of preference: of `unix` and `date`, the first leaves no time zone to guess.
 _TIME_NAMES = ("timestamp", "unix", "open time", "gmt time", "datetime", "time", "date")
+_NUMBERS = (*PRICES, "volume")
 _KLINE_WIDTH = 12
 _LINE_BYTES = 1 << 20
 _MISSING_TEXT = frozenset(pa_csv.ConvertOptions().null_values)
@@ -76,19 +77,59 @@ def read(paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> Ba
       InputError: If a file cannot be read or a row breaks a rule; names the file and the line (the
         row, counted from 1, for Parquet).
     """
+    return _read_series(paths, None)[""]
+
+
+def read_by(
+    paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], column: str
+) -> dict[str, Bars]:
+    """Reads bars of several series in the same files, such as those of several clients.
+
+    Rows of different series may come in any order and at the same times; within one series times
+    ascend, and each series is what `read` would make of a file of its rows alone.
+
+    Args:
+      paths: One file, or several in which the times of each series follow each other.
+      column: The column that says which series a row belongs to, by its name in any case; its
+        values are text or whole numbers, without blanks around them.
+
+    Returns:
+      The bars of each value of the column, in the order of the values as text.
+
+    Raises:
+      InputError: As `read` does; or if a file has no such column, or a row nothing in it.
+    """
+    found = _read_series(paths, column)
+    return {name: found[name] for name in sorted(found)}
+
+
+def is_own_column(name: str) -> bool:
+    """Returns whether a column is one of those that bars are made of."""
+    return _plain(name) in (*_TIME_NAMES, *_NUMBERS)
+
+
+def _read_series(
+    paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], column: str | None
+) -> dict[str, Bars]:
+    """The bars of each series; without a column all bars are one, called ""."""
     names = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     if not names:
         raise InputError("the list of bar files is empty; name at least one file")
-    parts: list[Bars] = []
+    series: dict[str, list[Bars]] = {}
     for name in names:
-        bars, where = _read_file(Path(name).expanduser())
-        if parts and bars.time[0] <= (before := parts[-1].time[-1]):
-            raise InputError(
-                f"{where(0)}: time {_utc(bars.time[0])} does not come after {_utc(before)}, the "
-                "last time of the file before; list files in ascending time, without overlap"
-            )
-        parts.append(bars)
-    return parts[0] if len(parts) == 1 else Bars(*map(np.concatenate, zip(*parts, strict=True)))
+        for key, (bars, where) in _read_file(Path(name).expanduser(), column).items():
+            parts = series.setdefault(key, [])
+            if parts and bars.time[0] <= (before := parts[-1].time[-1]):
+                raise InputError(
+                    f"{where(0)}: time {_utc(bars.time[0])} does not come after {_utc(before)}, "
+                    "the last time of the file before; list files in ascending time, without "
+                    "overlap"
+                )
+            parts.append(bars)
+    return {
+        key: parts[0] if len(parts) == 1 else Bars(*map(np.concatenate, zip(*parts, strict=True)))
+        for key, parts in series.items()
+    }
 
 
 def check(bars: Bars, where: str | Where) -> None:
@@ -167,12 +208,13 @@ def _place(where: str | Where, row: int) -> str:
     return f"{where}, row {row + 1}" if isinstance(where, str) else where(row)
 
 
-def _read_file(path: Path) -> tuple[Bars, Where]:
-    """Reads and checks one file; also returns what names its rows."""
+def _read_file(path: Path, column: str | None) -> dict[str, tuple[Bars, Where]]:
+    """Reads and checks the series of one file; also returns what names the rows of each."""
     with _as_input_error(path):
         kind = _kind(path)
-        columns, where = _read_parquet(path) if kind == "parquet" else _read_csv(path, kind)
-    return _checked_bars(columns, where), where
+        read_columns = functools.partial(_read_csv, kind=kind)
+        columns, where = (_read_parquet if kind == "parquet" else read_columns)(path, column)
+    return _checked_bars(columns, where)
 
 
 class _BadRow(Exception):
@@ -183,16 +225,50 @@ class _BadRow(Exception):
         self.row = row
 
 
-def _checked_bars(columns: dict[str, pa.ChunkedArray], where: Where) -> Bars:
-    """Converts and checks a table; the first row that fails either is the one that is named."""
+def _checked_bars(
+    columns: dict[str, pa.ChunkedArray], where: Where
+) -> dict[str, tuple[Bars, Where]]:
+    """Converts and checks a table; of each series the first row that fails either is named."""
     try:
-        bars = _to_bars(columns)
+        bars, rows = _to_bars(columns), _rows_of_series(columns)
     except _BadRow as bad:
         if bad.row > 0:
             _checked_bars({field: column[: bad.row] for field, column in columns.items()}, where)
         raise InputError(f"{where(bad.row)}: {bad}") from None
-    check(bars, where)
-    return bars
+    if rows is None:
+        check(bars, where)
+        return {"": (bars, where)}
+    found: dict[str, tuple[Bars, Where]] = {}
+    for name, own in rows.items():
+        place = functools.partial(_place_in_series, where, own)
+        found[name] = Bars(*(column[own] for column in bars)), place
+        check(*found[name])
+    return found
+
+
+def _place_in_series(where: Where, rows: np.ndarray, row: int) -> str:
+    """The place of a row of a series in its file."""
+    return where(int(rows[row]))
+
+
+def _rows_of_series(columns: dict[str, pa.ChunkedArray]) -> dict[str, np.ndarray] | None:
+    """The rows of each series, ascending, by the one column that is no field of bars."""
+    name = next((field for field in columns if field not in ("time", *_NUMBERS)), None)
+    if name is None:
+        return None
+    try:
+        text = pc.utf8_trim_whitespace(pc.cast(columns[name], pa.string()))
+    except pa.ArrowException:
+        kind = columns[name].type
+        raise _BadRow(0, f"{name} is of type {kind}; it should be text or whole numbers") from None
+    encoded = text.combine_chunks().dictionary_encode()
+    values, codes = encoded.dictionary.to_pylist(), encoded.indices.to_numpy()
+    if "" in values:
+        row = int(np.argmax(codes == values.index("")))
+        raise _BadRow(row, f"{name} is missing; every bar needs one")
+    order = np.argsort(codes, kind="stable")
+    bounds = np.cumsum(np.bincount(codes, minlength=len(values)))[:-1]
+    return dict(zip(values, np.split(order, bounds), strict=True))
 
 
 @contextmanager
@@ -241,9 +317,11 @@ class _Layout(NamedTuple):
     columns: dict[str, int]
 
 
-def _read_csv(path: Path, kind: str) -> tuple[dict[str, pa.ChunkedArray], Where]:
+def _read_csv(
+    path: Path, column: str | None, kind: str
+) -> tuple[dict[str, pa.ChunkedArray], Where]:
     """The wanted columns of a CSV file, and what names its rows."""
-    layout = _csv_layout(path, kind)
+    layout = _csv_layout(path, kind, column)
     try:
         with _open_text(path, kind) as stream:
             columns = _csv_columns(layout, stream)
@@ -253,10 +331,10 @@ def _read_csv(path: Path, kind: str) -> tuple[dict[str, pa.ChunkedArray], Where]
 
 
 def _csv_columns(layout: _Layout, stream: IO[bytes]) -> dict[str, pa.ChunkedArray]:
-    """The wanted columns of CSV text: time as text, the others as numbers."""
+    """The wanted columns of CSV text: prices and volume as numbers, the others as text."""
     names = [f"column {i}" for i in range(layout.width)]
     wanted = {field: names[i] for field, i in layout.columns.items()}
-    types = {name: pa.string() if f == "time" else pa.float64() for f, name in wanted.items()}
+    types = {name: pa.float64() if f in _NUMBERS else pa.string() for f, name in wanted.items()}
     table = pa_csv.read_csv(
         stream,
         pa_csv.ReadOptions(column_names=names, skip_rows=layout.header_lines),
@@ -321,7 +399,7 @@ def _csv_rows(path: Path, kind: str, delimiter: str) -> Iterator[tuple[int, list
             ) from None
 
 
-def _csv_layout(path: Path, kind: str) -> _Layout:
+def _csv_layout(path: Path, kind: str, column: str | None) -> _Layout:
     """Delimiter, header and columns, from the first rows."""
     with _open_text(path, kind) as stream:
         first_line = next(filter(str.strip, _decoded_lines(path, stream)), "")
@@ -331,17 +409,22 @@ def _csv_layout(path: Path, kind: str) -> _Layout:
     if not "".join(cells).strip():
         raise InputError(f"{path} is empty; it should hold a table of bars")
     if all(map(_is_number, cells[1:5])) and len(cells) > 1:
-        columns, line = _headerless_columns(path, cells), line - 1
+        columns, line = _headerless_columns(path, cells, column), line - 1
     else:
-        columns = _columns_by_name(path, cells)
+        columns = _columns_by_name(path, cells, column)
         if next(rows, None) is None:
             raise InputError(f"{path} has a header and no bars; it should have one row a bar")
     rows.close()  # type: ignore[attr-defined]
     return _Layout(path, kind, delimiter, len(cells), line, columns)
 
 
-def _headerless_columns(path: Path, cells: list[str]) -> dict[str, int]:
+def _headerless_columns(path: Path, cells: list[str], column: str | None) -> dict[str, int]:
     """The columns of a Binance kline file."""
+    if column is not None:
+        raise InputError(
+            f"{path} has no names of columns, so none is called {column!r}; name the columns in "
+            "the first line"
+        )
     if len(cells) != _KLINE_WIDTH:
         raise InputError(
             f"{path} has {len(cells)} columns without a header; name the columns time, open, high, "
@@ -350,11 +433,16 @@ def _headerless_columns(path: Path, cells: list[str]) -> dict[str, int]:
     return {name: i for i, name in enumerate(("time", *PRICES, "volume"))}
 
 
-def _columns_by_name(path: Path, names: Sequence[str]) -> dict[str, int]:
-    """Where the fields of `Bars` are among named columns."""
-    plain = [" ".join(name.replace("_", " ").split()).lower() for name in names]
-    plain = ["unix" if name.startswith("unix") else name for name in plain]
-    chosen = {field: field for field in (*PRICES, "volume")}
+def _plain(name: str) -> str:
+    """A column's name without what does not tell it from others."""
+    plain = " ".join(name.replace("_", " ").split()).lower()
+    return "unix" if plain.startswith("unix") else plain
+
+
+def _columns_by_name(path: Path, names: Sequence[str], column: str | None) -> dict[str, int]:
+    """Where the fields of `Bars` are among named columns, and one more column that is asked for."""
+    plain = list(map(_plain, names))
+    chosen = {field: field for field in _NUMBERS}
     chosen["time"] = next((name for name in _TIME_NAMES if name in plain), "time")
     missing = [f for f, name in chosen.items() if name not in plain and f != "volume"]
     if missing:
@@ -362,6 +450,13 @@ def _columns_by_name(path: Path, names: Sequence[str]) -> dict[str, int]:
             f"{path} has no column {' or '.join(missing)} but {_shortened(', '.join(names))}; it "
             "should have timestamp, open, high, low, close and may have volume"
         )
+    if column is not None:
+        if _plain(column) not in plain:
+            raise InputError(
+                f"{path} has no column {column!r} but {_shortened(', '.join(names))}; name one of "
+                "its columns"
+            )
+        chosen[column] = _plain(column)
     for name in chosen.values():
         if plain.count(name) > 1:
             raise InputError(f"{path} has {plain.count(name)} columns {name!r}; keep one of them")
@@ -425,17 +520,17 @@ def _row_mistake(layout: _Layout, cells: list[str]) -> str | None:
     if len(cells) != layout.width:
         return f"{len(cells)} columns; every row should have {layout.width}"
     for field, i in layout.columns.items():
-        if field != "time" and not _is_number(cells[i]) and cells[i] not in _MISSING_TEXT:
+        if field in _NUMBERS and not _is_number(cells[i]) and cells[i] not in _MISSING_TEXT:
             return f"{field} {_shortened(cells[i])} is not a number; write it like 1234.5"
     return None
 
 
-def _read_parquet(path: Path) -> tuple[dict[str, pa.ChunkedArray], Where]:
+def _read_parquet(path: Path, column: str | None) -> tuple[dict[str, pa.ChunkedArray], Where]:
     """The wanted columns of a Parquet file, and what names its rows."""
     try:
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names
-            wanted = {f: names[i] for f, i in _columns_by_name(path, names).items()}
+            wanted = {f: names[i] for f, i in _columns_by_name(path, names, column).items()}
             table = file.read(columns=list(wanted.values()))
     except pa.ArrowException as error:
         raise InputError(
@@ -445,7 +540,7 @@ def _read_parquet(path: Path) -> tuple[dict[str, pa.ChunkedArray], Where]:
         raise InputError(f"{path} has columns and no bars; it should have one row a bar")
     for field, name in wanted.items():
         kind = table[name].type
-        if field != "time" and not _is_numeric(kind):
+        if field in _NUMBERS and not _is_numeric(kind):
             raise InputError(f"{path}: column {name!r} is {kind}; {field} should be numbers")
     return {f: table[name] for f, name in wanted.items()}, lambda row: f"{path}, row {row + 1}"
 

@@ -18,8 +18,10 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
-from dpfinjax.data import bars, gaf, paper_pickle, patterns, simulate, splits, windows
+from dpfinjax.data import bars, gaf, paper_pickle, patterns, simulate, splits, units, windows
+from dpfinjax.data.bars import Bars
 from dpfinjax.data.splits import Examples, Splits
+from dpfinjax.data.windows import Windows
 from dpfinjax.errors import InputError
 
 FILE_FORMAT = "array_record"
@@ -27,7 +29,10 @@ FILE_FORMAT = "array_record"
 # Beyond 1000 MiB, some of it labels and keys, TFDS sorts on disk, which it does with TensorFlow.
 _SPLIT_BYTES = 900 * 2**20
 
-_MAKERS = (bars, gaf, paper_pickle, patterns, simulate, splits, windows, sys.modules[__name__])
+_MAKERS = (
+    *(bars, gaf, paper_pickle, patterns, simulate, splits, units, windows),
+    sys.modules[__name__],
+)
 
 
 @dataclasses.dataclass(eq=False)
@@ -44,6 +49,7 @@ class CandlestickGafConfig(tfds.core.BuilderConfig):
       fractions: The share of each split, in the order of `Splits`.
       purge_bars: See `splits.chronological`.
       length: Bars in a window.
+      unit: `window`, `day`, `week` or the column of the bars that tells their units apart.
     """
 
     kind: str = "sim"
@@ -55,6 +61,7 @@ class CandlestickGafConfig(tfds.core.BuilderConfig):
     fractions: tuple[float, ...] = ()
     purge_bars: int = 0
     length: int = 10
+    unit: str = units.WINDOW
 
 
 def configure(**settings: Any) -> CandlestickGafConfig:
@@ -80,9 +87,10 @@ def configure(**settings: Any) -> CandlestickGafConfig:
 class CandlestickGaf(tfds.core.GeneratorBasedBuilder):
     """Builds the five splits from one source."""
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")
     RELEASE_NOTES: ClassVar = {
-        "1.0.0": "CULR images of disjoint windows that end in one of eight patterns."
+        "1.0.0": "CULR images of disjoint windows that end in one of eight patterns.",
+        "1.1.0": "The unit of privacy of each example.",
     }
     # TFDS 4.9.10 finds this out with importlib_resources, which it does not install.
     code_path = Path(__file__)
@@ -101,6 +109,7 @@ class CandlestickGaf(tfds.core.GeneratorBasedBuilder):
             "ohlc": _raw((length, 4), np.float64),
             # Microseconds since 1970 in UTC; the smallest int64 is NaT.
             "time": tfds.features.Scalar(dtype=np.int64),
+            "unit": tfds.features.Scalar(dtype=np.int64),
         }
         return tfds.core.DatasetInfo(
             builder=self,
@@ -118,6 +127,8 @@ class CandlestickGaf(tfds.core.GeneratorBasedBuilder):
         _check_examples(examples)
         counts = [np.bincount(part.label, minlength=len(patterns.PATTERNS)) for part in examples]
         facts["examples"] = dict(zip(Splits._fields, map(np.ndarray.tolist, counts), strict=True))
+        together = [units.sizes(part.unit) for part in examples]
+        facts["units"] = dict(zip(Splits._fields, together, strict=True))
         self.info.metadata.update(facts)
         return {
             name: self._generate_examples(part)
@@ -127,8 +138,9 @@ class CandlestickGaf(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, examples: Examples) -> Iterator[tuple[int, dict]]:
         """Yields the examples in their order."""
         time = examples.time.astype(np.int64).tolist()
-        label = examples.label.tolist()
-        for key, values in enumerate(zip(examples.image, label, examples.ohlc, time, strict=True)):
+        label, unit = examples.label.tolist(), examples.unit.tolist()
+        columns = examples.image, label, examples.ohlc, time, unit
+        for key, values in enumerate(zip(*columns, strict=True)):
             yield key, dict(zip(Examples._fields, values, strict=True))
 
 
@@ -163,20 +175,9 @@ def _fingerprint(config: CandlestickGafConfig) -> str:
 
 def _from_bars(config: CandlestickGafConfig) -> tuple[Splits, dict[str, Any]]:
     """The splits of a table of bars."""
-    if config.kind == "sim":
-        table = simulate.bars(config.sim_bars, config.seed)
-    else:
-        table = bars.read(config.paths)
-    labels = patterns.detect(table.open, table.high, table.low, table.close)
-    cut = windows.cut(table, labels, config.length)
-    facts = {
-        "bars": table.close.size,
-        "moved_bars": int((table.close != table.open).sum()),
-        "patterns": int((labels >= 0).sum()),
-        "windows": cut.label.size,
-        "windows_with_gap": cut.with_gap,
-        "windows_overlapping": cut.overlapping,
-    }
+    found = [_of_series(table, config) for table in _series(config)]
+    cut, unit = _together(config, [windows for windows, _ in found])
+    facts = {name: sum(counts[name] for _, counts in found) for name in found[0][1]}
     if not cut.label.size:
         raise InputError(
             f"data.source has no window of {config.length} bars that ends in a pattern: it has "
@@ -184,30 +185,75 @@ def _from_bars(config: CandlestickGafConfig) -> tuple[Splits, dict[str, Any]]:
             "{windows_with_gap} of them too close to a gap; ".format(**facts)
             + f"a pattern needs up to {patterns.LOOKBACK_BARS} such bars before it."
         )
+    fractions, length = config.fractions, config.length
     if config.split == "random":
-        parts = splits.at_random(cut.label.size, config.fractions, config.seed)
+        parts = splits.of_units(splits.at_random(int(unit.max()) + 1, fractions, config.seed), unit)
     else:
-        parts = splits.chronological(cut.place, config.fractions, config.purge_bars, config.length)
-    everything = Examples(gaf.encode(cut.ohlc), cut.label, cut.ohlc, cut.time)
+        parts = splits.chronological(cut.place, fractions, config.purge_bars, length, unit)
+    everything = Examples(gaf.encode(cut.ohlc), cut.label, cut.ohlc, cut.time, unit)
     return Splits(*(_take(everything, part) for part in parts)), facts
+
+
+def _series(config: CandlestickGafConfig) -> list[Bars]:
+    """The bars of the source: one series, or one of each value of the units' column."""
+    if config.kind == "sim":
+        return [simulate.bars(config.sim_bars, config.seed)]
+    if config.unit in (units.WINDOW, *units.CALENDAR):
+        return [bars.read(config.paths)]
+    return list(bars.read_by(config.paths, config.unit).values())
+
+
+def _of_series(table: Bars, config: CandlestickGafConfig) -> tuple[Windows, dict[str, int]]:
+    """The windows of one series of bars, which follow from nothing else, and their counts."""
+    labels = patterns.detect(table.open, table.high, table.low, table.close)
+    bound = units.calendar(table.time, config.unit) if config.unit in units.CALENDAR else None
+    cut = windows.cut(table, labels, config.length, bound)
+    return cut, {
+        "bars": table.close.size,
+        "moved_bars": int((table.close != table.open).sum()),
+        "patterns": int((labels >= 0).sum()),
+        "windows": cut.label.size,
+        "windows_with_gap": cut.with_gap,
+        "windows_overlapping": cut.overlapping,
+        "windows_crossing": cut.crossing,
+    }
+
+
+def _together(config: CandlestickGafConfig, cuts: list[Windows]) -> tuple[Windows, np.ndarray]:
+    """The windows of all series in ascending time, and the unit of each, from 0 on."""
+    columns = zip(*(cut[:4] for cut in cuts), strict=True)
+    ohlc, label, time, place = map(np.concatenate, columns)
+    order = np.argsort(time, kind="stable")
+    whole = Windows(ohlc[order], label[order], time[order], place[order], 0, 0)
+    if config.unit == units.WINDOW:
+        return whole, np.arange(label.size)
+    if config.unit in units.CALENDAR:
+        owner = units.calendar(whole.time, config.unit)
+    else:
+        owner = np.repeat(np.arange(len(cuts)), [cut.label.size for cut in cuts])[order]
+    return whole, np.unique(owner, return_inverse=True)[1]
 
 
 def _from_pickle(config: CandlestickGafConfig) -> tuple[Splits, dict[str, Any]]:
     """The paper's own training and validation sets, and its test set divided in three."""
     content = paper_pickle.read(config.paths[0])
     train, validation, rest = (_paper_split(content, name) for name in paper_pickle.SPLITS)
+    count = train.label.size + validation.label.size
+    validation = validation._replace(unit=validation.unit + train.label.size)
+    rest = rest._replace(unit=rest.unit + count)
     shares = np.array(config.fractions[2:])
     parts = splits.at_random(rest.label.size, shares / shares.sum(), config.seed)
     examples = Splits(train, validation, *(_take(rest, part) for part in parts))
-    unknown = ("bars", "moved_bars", "patterns", "windows_with_gap", "windows_overlapping")
-    windows_in_all = sum(part.label.size for part in examples)
-    return examples, {"windows": windows_in_all} | dict.fromkeys(unknown, 0)
+    left_out = ("windows_with_gap", "windows_overlapping", "windows_crossing")
+    unknown = dict.fromkeys(("bars", "moved_bars", "patterns", *left_out), 0)
+    return examples, {"windows": sum(part.label.size for part in examples)} | unknown
 
 
 def _paper_split(content: dict[str, np.ndarray], name: str) -> Examples:
-    """One of the paper's splits, which has no times."""
+    """One of the paper's splits, which has no times; each image is a unit."""
     image, label, ohlc = (content[f"{name}_{field}"] for field in ("culr_gaf", "label", "ohlc"))
-    return Examples(image, label, ohlc, np.full(label.size, "NaT", "datetime64[us]"))
+    no_time = np.full(label.size, "NaT", "datetime64[us]")
+    return Examples(image, label, ohlc, no_time, np.arange(label.size))
 
 
 def _take(examples: Examples, chosen: np.ndarray) -> Examples:

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict, config_dict
 from tensorflow_datasets.proto import tf_example_pb2
 
 from dpfinjax import workdir
-from dpfinjax.data import binance, candlestick_gaf, patterns, splits
+from dpfinjax.data import bars, binance, candlestick_gaf, patterns, splits, units
 from dpfinjax.data.candlestick_gaf import CandlestickGaf, CandlestickGafConfig
 from dpfinjax.data.splits import Examples, Splits
 from dpfinjax.errors import InputError
@@ -37,10 +37,13 @@ class Facts(NamedTuple):
       windows: Windows that were cut.
       windows_with_gap: Labelled windows left out because a bar is missing inside.
       windows_overlapping: Labelled windows left out because they share a bar with another.
+      windows_crossing: Labelled windows left out because their bars belong to two units.
       windows_unused: Windows in no split: purged, or left over by the fractions.
       examples: For each split, the number of examples of each pattern.
+      units: For each split, how many units of privacy have 0, 1, 2, ... of its examples.
       disjoint: Whether no bar sits in two examples.
-      unit: What one example is, in words: the unit of privacy.
+      unit_name: The unit as the config names it: `window`, `day`, `week` or a column.
+      unit: What one unit is, in words.
       assumptions: What a guarantee for that unit does not cover, one sentence each.
     """
 
@@ -53,9 +56,12 @@ class Facts(NamedTuple):
     windows: int
     windows_with_gap: int
     windows_overlapping: int
+    windows_crossing: int
     windows_unused: int
     examples: dict[str, dict[str, int]]
+    units: dict[str, list[int]]
     disjoint: bool
+    unit_name: str
     unit: str
     assumptions: tuple[str, ...]
 
@@ -100,10 +106,11 @@ def load(config: ConfigDict) -> Splits:
     code never meet an old one. Several processes may load at once.
 
     Args:
-      config: The run's config; reads `config.data`, see `default_config`.
+      config: The run's config; reads `config.data`, see `default_config`, and, where it is there,
+        `config.privacy.unit`, which is `window` elsewhere.
 
     Returns:
-      The splits as NumPy arrays.
+      The splits as NumPy arrays; examples of one unit are in one split.
 
     Raises:
       InputError: If a field or the source is not what it should be, or has too few bars; names the
@@ -116,7 +123,7 @@ def describe(config: ConfigDict) -> Facts:
     """States what the data are, for a report or a privacy statement; prepares them if needed.
 
     Args:
-      config: The run's config; reads `config.data`, see `default_config`.
+      config: The run's config, see `load`.
 
     Returns:
       The facts.
@@ -144,21 +151,44 @@ def _facts(builder: CandlestickGaf) -> Facts:
         windows_unused=stored["windows"] - used,
         examples=examples,
         disjoint=disjoint,
-        unit=_unit(disjoint, settings.length),
-        assumptions=_assumptions(disjoint),
+        unit_name=settings.unit,
+        unit=_unit(settings, disjoint),
+        assumptions=_assumptions(settings, disjoint),
         **stored,
     )
 
 
-def _unit(disjoint: bool, length: int) -> str:
-    """What one example is."""
+def _unit(settings: CandlestickGafConfig, disjoint: bool) -> str:
+    """What one unit is."""
+    length = settings.length
+    if settings.unit in units.CALENDAR:
+        return f"one {settings.unit} (UTC) with all of its windows of {length} bars"
+    if settings.unit != units.WINDOW:
+        return f"one {settings.unit} with all of its bars, and so all of its windows"
     if disjoint:
         return f"one window of {length} bars (no bar sits in two windows)"
     return f"one image of {length} bars (images overlap in time)"
 
 
-def _assumptions(disjoint: bool) -> tuple[str, ...]:
-    """What a guarantee for one example leaves open."""
+def _assumptions(settings: CandlestickGafConfig, disjoint: bool) -> tuple[str, ...]:
+    """What a guarantee for one unit leaves open."""
+    name = settings.unit
+    if name in units.CALENDAR:
+        return (
+            f"All bars of a window are of one {name}: windows over midnight UTC"
+            f"{' of a Sunday' if name == 'week' else ''} are left out. Which windows are examples, "
+            f"and their labels, rest on up to {patterns.LOOKBACK_BARS} earlier bars, those of the "
+            f"{name} before too, and on the most common step in time; the guarantee covers a "
+            f"{name}'s own windows and labels, not what its bars did to the choice and the labels "
+            f"of windows of the {name}s after it.",
+        )
+    if name != units.WINDOW:
+        return (
+            f"Patterns, ranks, trends, gaps and windows of each {name} are found in its own bars "
+            f"alone, so the bars of one have no say in the windows or labels of another; rows that "
+            f"belong together must have the same value in the column {name!r}, and what several "
+            "values hold in common is not protected.",
+        )
     if disjoint:
         return (
             "Which windows are examples, and their labels, rest on up to "
@@ -173,7 +203,7 @@ def _assumptions(disjoint: bool) -> tuple[str, ...]:
 
 def _resolve(config: ConfigDict) -> tuple[CandlestickGafConfig, Path]:
     """Checks the settings and finds the source's files."""
-    data = config.data
+    data, unit = config.data, config.get("privacy", {}).get("unit", units.WINDOW)
     _check(data)
     cache = Path(data.cache_dir).expanduser() if data.cache_dir else workdir.cache_folder()
     kind, paths = _find(data.source, str(data.binance_url), cache)
@@ -186,6 +216,7 @@ def _resolve(config: ConfigDict) -> tuple[CandlestickGafConfig, Path]:
             f"data.length is {data.length}, but the paper's images have {_PAPER_LENGTH} bars; "
             f"it must be {_PAPER_LENGTH}."
         )
+    _check_unit(unit, kind, data.split)
     settings = candlestick_gaf.configure(
         kind=kind,
         paths=paths,
@@ -195,8 +226,35 @@ def _resolve(config: ConfigDict) -> tuple[CandlestickGafConfig, Path]:
         fractions=tuple(data.fractions),
         purge_bars=data.purge_bars if data.split == "chronological" else 0,
         length=data.length,
+        unit=unit,
     )
     return settings, cache
+
+
+def _check_unit(unit: Any, kind: str, split: str) -> None:
+    """Refuses a unit that the source does not have, or that its splits would divide."""
+    if unit == units.WINDOW:
+        return
+    if not isinstance(unit, str) or not unit or bars.is_own_column(unit):
+        raise InputError(
+            f"config.privacy.unit is {unit!r}; it must be window, day, week, or a column of the "
+            "bars that is neither time, price nor volume."
+        )
+    if kind == "pickle":
+        raise InputError(
+            f"config.privacy.unit is {unit!r}, but the paper's pickle has neither times nor "
+            "columns; it must be window."
+        )
+    if unit not in units.CALENDAR and kind == "sim":
+        raise InputError(
+            f"config.privacy.unit is {unit!r}, but simulated bars have no such column; it must be "
+            "window, day or week."
+        )
+    if unit not in units.CALENDAR and split == "chronological":
+        raise InputError(
+            f"data.split is 'chronological', which would divide the bars of each {unit} of "
+            "config.privacy.unit; it must be random."
+        )
 
 
 def _check(data: ConfigDict) -> None:
@@ -300,23 +358,25 @@ def _read_split(builder: CandlestickGaf, name: str, length: int) -> Examples:
         name, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
     )
     records = source.__getitems__(range(len(source)))
-    image, label, ohlc, time = zip(*map(_values, records), strict=True)
+    image, label, ohlc, time, unit = zip(*map(_values, records), strict=True)
     return Examples(
         image=_joined(image, np.float32).reshape(-1, length, length, 4),
         label=np.array(label, np.int32),
         ohlc=_joined(ohlc, np.float64).reshape(-1, length, 4),
         time=np.array(time, np.int64).view("datetime64[us]"),
+        unit=np.array(unit, np.int64),
     )
 
 
-def _values(record: bytes) -> tuple[bytes, int, bytes, int]:
-    """The four stored values of one record."""
+def _values(record: bytes) -> tuple[bytes, int, bytes, int, int]:
+    """The five stored values of one record."""
     feature = tf_example_pb2.Example.FromString(record).features.feature
     return (
         feature["image"].bytes_list.value[0],
         feature["label"].int64_list.value[0],
         feature["ohlc"].bytes_list.value[0],
         feature["time"].int64_list.value[0],
+        feature["unit"].int64_list.value[0],
     )
 
 

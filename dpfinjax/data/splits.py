@@ -19,12 +19,15 @@ class Examples(NamedTuple):
       ohlc: float64 [n, length, 4], open, high, low, close in the source's currency.
       time: `datetime64[us]` [n], the open time (UTC) of the window's last bar, where the pattern
         ends; NaT where the source has no times.
+      unit: int64 [n], the number of the example's unit of privacy among all units of the source;
+        examples of one unit share it, and no two splits have it.
     """
 
     image: np.ndarray
     label: np.ndarray
     ohlc: np.ndarray
     time: np.ndarray
+    unit: np.ndarray
 
 
 class Splits(NamedTuple):
@@ -64,8 +67,25 @@ def at_random(count: int, fractions: Sequence[float], seed: int) -> list[np.ndar
     return [np.sort(order[start:stop]) for start, stop in itertools.pairwise(bounds)]
 
 
+def of_units(parts: Sequence[np.ndarray], unit: np.ndarray) -> list[np.ndarray]:
+    """Turns parts of units into parts of windows, so that no unit is in two.
+
+    Args:
+      parts: for each part int64, the units in it.
+      unit: int64 [w], the unit of each window.
+
+    Returns:
+      For each part int64, the indices of its windows in ascending order.
+    """
+    return [np.flatnonzero(np.isin(unit, part)) for part in parts]
+
+
 def chronological(
-    place: np.ndarray, fractions: Sequence[float], purge_bars: int, length: int
+    place: np.ndarray,
+    fractions: Sequence[float],
+    purge_bars: int,
+    length: int,
+    unit: np.ndarray | None = None,
 ) -> list[np.ndarray]:
     """Divides windows in the order of time, with a purge gap before each part but the first.
 
@@ -75,9 +95,11 @@ def chronological(
     Args:
       place: int64 [w], ascending, the place of each window's last bar among the bars with
         close != open, which are the bars counted here.
-      fractions: The share of each part before purging.
+      fractions: The share of each part before purging; of units where these are given.
       purge_bars: Bars left out between two parts, at least `patterns.LOOKBACK_BARS`.
       length: Bars in a window.
+      unit: int64 [w], ascending, the unit of each window from 0 on, none of which is divided; None
+        where each window is one.
 
     Returns:
       For each part int64, the indices of its windows in ascending order.
@@ -86,7 +108,8 @@ def chronological(
       InputError: As `check_purge` does.
     """
     check_purge(purge_bars)
-    bounds = _bounds(place.size, fractions)
+    unit = np.arange(place.size) if unit is None else unit
+    bounds = np.searchsorted(unit, _bounds(unit.max(initial=-1) + 1, fractions))
     parts: list[np.ndarray] = []
     first_free = 0
     for start, stop in itertools.pairwise(bounds):

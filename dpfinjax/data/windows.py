@@ -17,6 +17,7 @@ class Windows(NamedTuple):
       place: int64 [w], the last bar's place among the source's bars with close != open.
       with_gap: How many labelled windows were left out because a bar is missing inside.
       overlapping: How many more were left out because they share a bar with an earlier window.
+      crossing: How many, of those without a gap, were left out because their bars lie in two units.
     """
 
     ohlc: np.ndarray
@@ -25,20 +26,27 @@ class Windows(NamedTuple):
     place: np.ndarray
     with_gap: int
     overlapping: int
+    crossing: int = 0
 
 
-def cut(bars: Bars, labels: np.ndarray, length: int = 10) -> Windows:
+def cut(
+    bars: Bars, labels: np.ndarray, length: int = 10, unit: np.ndarray | None = None
+) -> Windows:
     """Cuts the windows that end on labelled bars.
 
     A window is the last `length` bars with close != open, as the patterns' rules see them: a bar
     that did not move may lie between two bars of a window, but is not part of it. A gap is a step
     in time other than the most common one; no window reaches over a gap. Where windows overlap the
-    earliest is kept, which keeps as many as possible.
+    earliest is kept, which keeps as many as possible. Where bars belong to units, a window whose
+    bars belong to two is left out before that choice, so a unit's windows follow from its own bars
+    and labels.
 
     Args:
       bars: n bars in ascending time.
       labels: int32 [n], as `patterns.detect` gives them; negative where no window ends.
       length: Bars in a window, at least 1.
+      unit: int64 [n], ascending, the day or week of each bar, which no window may leave; None where
+        windows are not bound.
 
     Returns:
       The windows.
@@ -48,7 +56,10 @@ def cut(bars: Bars, labels: np.ndarray, length: int = 10) -> Windows:
     place = np.flatnonzero(labels[moved] >= 0)
     place = place[place >= length - 1]
     whole = stretch[place - length + 1] == stretch[place]
-    disjoint = _first_disjoint(place[whole], length)
+    inside_one = whole
+    if unit is not None:
+        inside_one = whole & (unit[moved][place - length + 1] == unit[moved][place])
+    disjoint = _first_disjoint(place[inside_one], length)
     inside = moved[disjoint[:, None] + np.arange(1 - length, 1)]
     last = moved[disjoint]
     return Windows(
@@ -59,7 +70,8 @@ def cut(bars: Bars, labels: np.ndarray, length: int = 10) -> Windows:
         time=bars.time[last],
         place=disjoint,
         with_gap=int(place.size - whole.sum()),
-        overlapping=int(whole.sum() - disjoint.size),
+        overlapping=int(inside_one.sum() - disjoint.size),
+        crossing=int(whole.sum() - inside_one.sum()),
     )
 
 

@@ -53,7 +53,9 @@ class Trained(NamedTuple):
     seconds: float
 
 
-def assign(images: np.ndarray, labels: np.ndarray, teachers: int, seed: int) -> NDArray[np.int64]:
+def assign(
+    images: np.ndarray, labels: np.ndarray, teachers: int, seed: int | bytes
+) -> NDArray[np.int64]:
     """Chooses the teacher of each example from the example alone.
 
     A keyed hash of image and label: adding or removing an example moves no other one to another
@@ -63,7 +65,8 @@ def assign(images: np.ndarray, labels: np.ndarray, teachers: int, seed: int) -> 
       images: float32 [n, ...].
       labels: int32 [n].
       teachers: their number, at least 1.
-      seed: of the hash, at most 2^32 - 1.
+      seed: of the hash: a number of at most 2^32 - 1, or up to 64 bytes; five or more of these are
+        the seed of no number.
 
     Returns:
       The teacher of each example [n]; a teacher without one votes by its first parameters.
@@ -76,7 +79,7 @@ def assign(images: np.ndarray, labels: np.ndarray, teachers: int, seed: int) -> 
             f"config.teachers is {teachers}; it must be at least 1, and at most the number of "
             f"training examples, {len(labels)}."
         )
-    key = seed.to_bytes(4, "little")
+    key = seed if isinstance(seed, bytes) else seed.to_bytes(4, "little")
     return np.array(
         [
             int.from_bytes(
@@ -134,7 +137,7 @@ def ask(
     """Trains teachers and asks them all queries; or reads what they answered before.
 
     Args:
-      key: a JAX random key, used for nothing else.
+      key: as `train_many` takes it, used for nothing else.
       hparams: the settings of one model, see `rates`.
       membership: the part of each teacher, from `parts`.
       train: the private examples.
@@ -182,7 +185,8 @@ def train_many(
     """Trains a model for each part of a membership, in as few programs as memory allows.
 
     Args:
-      key: a JAX random key; model i has `fold_in(key, i)`, whatever it is trained together with.
+      key: a JAX random key, of which model i has `fold_in(key, i)`, whatever it is trained together
+        with; or the keys [m] of the models.
       hparams: the settings of one model, see `rates`.
       membership: rows [m, r] and sizes [m].
       data: the examples of all models.
@@ -199,25 +203,32 @@ def train_many(
     """
     models = len(membership.size)
     size = min(models_at_once, models, memory.models_that_fit(data, spec))
-    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(models))
+    keys = key if key.ndim else keys_of(key, models)
     many, done = rates(hparams, membership.size), []
-    with tqdm(total=-(-models // size) * spec.epochs, desc=name, unit="epoch") as bar:
+    # Below another bar it vanishes when it is full.
+    total = -(-models // size) * spec.epochs
+    with tqdm(total=total, desc=name, unit="epoch", leave=None) as bar:
         for start in range(0, models, size):
             chunk = slice(start, start + size)
             # Another number of models at once, on another machine say, is another checkpoint.
             place = Path(folder) / "unfinished" / f"{start} to {min(start + size, models)}"
-            key, hparams, part = jax.tree.map(lambda x: x[chunk], (keys, many, membership))  # noqa: B023
+            own, hparams, part = jax.tree.map(lambda x: x[chunk], (keys, many, membership))  # noqa: B023
             done_before, began = resumable.finished_epochs(place), time.monotonic()
             bar.update(done_before)
             show = functools.partial(_show, bar)
             every = max(1, spec.epochs // 10)
-            state = resumable.fit(key, hparams, part, data, spec, place, show, every)
+            state = resumable.fit(own, hparams, part, data, spec, place, show, every)
             done.append(jax.tree.map(np.asarray, state))
             if done_before < spec.epochs:
                 spent = _seconds(folder) + time.monotonic() - began
                 workdir.write_json(Path(folder) / _SECONDS, {"seconds": spent})
     state = jax.tree.map(lambda *x: jnp.asarray(np.concatenate(x)), *done)
     return Trained(state, _seconds(folder))
+
+
+def keys_of(key: jax.Array, models: int) -> jax.Array:
+    """Returns the keys [models] of models that share one, see `train_many`."""
+    return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(models))
 
 
 def forget(folder: str | Path) -> None:

@@ -1,6 +1,7 @@
 """A config turned into an aggregation of votes, and what it costs."""
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -50,7 +51,8 @@ class Statement(NamedTuple):
     Attributes:
       epsilon: the privacy loss that was spent. It does not depend on the votes, or was made
         private itself: it may be published.
-      private_epsilon: the data-dependent bound, which tells about the votes. Not to be published.
+      private_epsilon: the data-dependent bound, which tells about the votes. Not to be published;
+        nan in a claim that was read from where it is, see `read`.
       released: whether `epsilon` is the data-dependent bound, published by smooth sensitivity.
       plan: how labels came about.
       unit: what one example is: the thing that is protected.
@@ -64,15 +66,29 @@ class Statement(NamedTuple):
     unit: str
     assumptions: tuple[str, ...]
 
+    @property
+    def delta(self) -> float:
+        """The chance that epsilon's bound fails."""
+        return self.plan.delta
+
+    @property
+    def clip_norm(self) -> float:
+        """How far an example moves the votes on a query: l1 for Laplace noise, l2 for Gaussian."""
+        return 2.0 if self.plan.mechanism == "laplace" else math.sqrt(2)
+
+    @property
+    def noise_multiplier(self) -> float:
+        """The noise of an answer over that."""
+        return self.plan.scale / self.clip_norm
+
     def to_json(self) -> dict[str, Any]:
         """Returns the content of `privacy.json`: without the number that may not be published."""
         plan = self.plan._asdict()
-        sensitivity = 2.0 if self.plan.mechanism == "laplace" else math.sqrt(2)
         return {
             "epsilon": self.epsilon,
             "delta": plan.pop("delta"),
-            "noise_multiplier": self.plan.scale / sensitivity,
-            "clip_norm": sensitivity,
+            "noise_multiplier": self.noise_multiplier,
+            "clip_norm": self.clip_norm,
             "sample_rate": 1.0,
             "steps": self.plan.answers,
             "neighbouring_relation": privacy.RELATION,
@@ -206,6 +222,26 @@ def state(
         plan=plan,
         unit=facts.unit,
         assumptions=_assumptions(config) + facts.assumptions,
+    )
+
+
+def read(content: Mapping[str, Any], plan: Plan) -> Statement:
+    """Returns the statement whose `to_json` is given.
+
+    Args:
+      content: a student's object of `privacy.json`.
+      plan: the student's.
+
+    Raises:
+      KeyError: if it is no such object.
+    """
+    return Statement(
+        epsilon=float(content["epsilon"]),
+        private_epsilon=math.nan,
+        released=content["released_by_smooth_sensitivity"],
+        plan=plan,
+        unit=content["unit"],
+        assumptions=tuple(content["assumptions"]),
     )
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dpfinjax import training
-from dpfinjax.attacks import canaries
+from dpfinjax import clipping, training
+from dpfinjax.attacks import audit, canaries
 from dpfinjax.errors import InputError
 from dpfinjax.training import Data, Membership
 from tests.attacks.small_training import CLASSES, EXAMPLES, each, make_data, make_plan
@@ -150,3 +150,103 @@ def test_scores_that_are_not_finite_are_the_highest():
 def test_bad_arguments_are_told_in_a_sentence(call, sentence):
     with pytest.raises(InputError, match=sentence):
         call(make_data(), make_plan())
+
+
+def make_units(seed=0, most=3):
+    """The data in units of one to three windows each, and twelve examples in none."""
+    rng, rows, units = np.random.default_rng(seed), np.arange(EXAMPLES - 12), []
+    order = rng.permutation(rows)
+    while order.size:
+        size = int(rng.integers(1, most + 1))
+        units.append(np.pad(order[:size], (0, most - order[:size].size), constant_values=-1))
+        order = order[size:]
+    return make_data()._replace(units=jnp.asarray(units, jnp.int32))
+
+
+@pytest.mark.parametrize("kind", canaries.KINDS)
+def test_a_canary_is_a_whole_unit_and_no_other_unit_is_touched(kind):
+    data = make_units()
+    planted = canaries.planted(3, data, 40, CLASSES, kind)
+    members = np.asarray(data.units)[planted.rows]
+    own = members[members >= 0]
+    others = np.setdiff1d(np.arange(EXAMPLES), own)
+    assert (each(planted.data.targets, own) != each(data.targets, own)).all()
+    for before, after in zip(data[:2], planted.data[:2], strict=True):
+        np.testing.assert_array_equal(before[others], after[others])
+    same = (planted.data.inputs[own] == data.inputs[own]).any(axis=1)
+    assert same.all() if kind == "mislabelled" else not same.any()
+    np.testing.assert_array_equal(planted.data.units, data.units)
+
+
+def slow_unit_drops(key, members, data, scored, plan):
+    """The mean over each scored unit's windows of the drop of losses, by a fit with some units."""
+    rows = jnp.zeros(len(data.units), jnp.int32).at[: len(members)].set(jnp.asarray(members))
+    membership = Membership(rows, jnp.int32(len(members)))
+    last, _ = FIT(key, plan.hparams, membership, data, plan.spec)
+    first = training.init(key, data, plan.spec).params
+    drops = losses(first, data, plan.spec.module) - losses(last, data, plan.spec.module)
+    table = np.asarray(data.units)[scored]
+    return np.array([drops[row[row >= 0]].mean() for row in table])
+
+
+def test_one_run_with_units_is_a_fit_without_the_excluded_units():
+    plan, key = make_plan(), jax.random.key(5)
+    planted = canaries.planted(0, make_units(), 50, CLASSES)
+    included = canaries.coins(0, 50)
+    fast = canaries.one_run(key, included, planted, plan.hparams, plan.spec)
+    members = np.setdiff1d(np.arange(len(planted.data.units)), planted.rows[~included])
+    slow = slow_unit_drops(key, members, planted.data, planted.rows, plan)
+    np.testing.assert_allclose(fast, slow, atol=2e-6)
+
+
+def test_many_runs_with_units_are_fits_with_and_without_the_last_one():
+    plan, key, runs = make_plan(), jax.random.key(6), 2
+    few = canaries.with_one_last(1, make_units(), 4, CLASSES)
+    assert len(few.units) == 5
+    fast = canaries.many_runs(key, runs, few, plan.hparams, plan.spec, "loss")
+    plan = plan._replace(spec=dataclasses.replace(plan.spec, capacity=5))
+    keys = jax.random.split(key, 2 * runs)
+    for scores, offset, size in ((fast[0], 0, 5), (fast[1], runs, 4)):
+        slow = [
+            slow_unit_drops(keys[offset + run], np.arange(size), few, [4], plan)[0]
+            for run in range(runs)
+        ]
+        np.testing.assert_allclose(scores, slow, atol=2e-6)
+
+
+def bound_on_a_step(plan, width):
+    """The lower bound on a step's epsilon that a gradient-space unit of so many windows proves."""
+    data, hparams, spec = canaries.probe(1, plan.hparams, plan.spec, width)
+    scores = canaries.many_runs(jax.random.key(0), 1000, data, hparams, spec, "gradient")
+    return audit.many_runs(*scores, 1e-5, bound="gaussian")
+
+
+@pytest.mark.parametrize("method", ["ghost", "vmap"])
+def test_the_audit_follows_the_unit_and_accuses_a_clip_by_window(method, monkeypatch):
+    plan = make_plan(noise=4.0, rate=1.0, steps=1, clip_method=method)
+    stated = audit.gaussian_epsilon(1 / 4.0, 1e-5)
+    assert 0.5 * stated < bound_on_a_step(plan, 5) <= stated
+
+    def by_window(sound):
+        """Clips each window of a unit by itself and adds them up, under the same claim."""
+
+        def make(*arguments, **settings):
+            whole = sound(*arguments, **settings)
+
+            def function(params, batch, mask):
+                inputs, (targets, weights) = batch
+                present = (mask[:, None] & (weights > 0)).ravel()
+                alone = training.Averaged(targets.reshape(-1, 1), jnp.ones((targets.size, 1)))
+                windows = inputs.reshape(-1, 1, *inputs.shape[2:]), alone
+                total, stats = whole(params, windows, present)
+                return total, jax.tree.map(lambda x: x.reshape(weights.shape)[:, 0], stats)
+
+            return dataclasses.replace(whole, function=function)
+
+        return make
+
+    for name in ("vmap_clipped_grad", "ghost_clipped_grad"):
+        monkeypatch.setattr(clipping, name, by_window(getattr(clipping, name)))
+    jax.clear_caches()
+    assert bound_on_a_step(plan, 5) > 2 * stated
+    jax.clear_caches()

@@ -641,3 +641,114 @@ def test_real_files_hold_what_their_readme_says(name, bars, first, last):
     time = bars_lib.read(path).time
     assert len(time) == bars
     np.testing.assert_array_equal(time[[0, -1]], np.array([first, last], "datetime64[us]"))
+
+
+CLIENTS = {"anna": 0, "Bo": 1, "7": 2}
+
+
+def interleaved(counts=(5, 3, 4), seed=0):
+    """Series that start at one time, and their rows in time's order as one table by name."""
+    series = {
+        name: made_bars(n, seed + s) for (name, s), n in zip(CLIENTS.items(), counts, strict=True)
+    }
+    rows = [(*row, name) for name, bars in series.items() for row in zip(*bars, strict=True)]
+    order = np.random.default_rng(seed).permutation(len(rows))
+    return series, sorted((rows[i] for i in order), key=lambda row: row[0])
+
+
+def with_client(rows, header="timestamp,open,high,low,close,volume,Client"):
+    lines = [
+        ",".join([iso(t), *(repr(float(v)) for v in values), name]) for t, *values, name in rows
+    ]
+    return "\n".join([header, *lines]) + "\n"
+
+
+def assert_same_series(got, expected):
+    assert list(got) == sorted(expected)
+    for name, bars in expected.items():
+        assert_same(got[name], bars)
+
+
+@pytest.mark.parametrize("counts", [(5, 3, 4), (1, 1, 1), (20, 1, 9)])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_rows_of_several_series_may_interleave(tmp_path, counts, seed):
+    series, rows = interleaved(counts, seed)
+    path = tmp_path / "bars.csv"
+    path.write_text(with_client(rows))
+    assert_same_series(bars_lib.read_by(path, "client"), series)
+    path.write_bytes(gzip.compress(with_client(rows).encode()))
+    assert_same_series(bars_lib.read_by(path, "CLIENT "), series)
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int8(), pa.string())]
+)
+def test_series_are_read_from_parquet(tmp_path, kind):
+    series, rows = interleaved()
+    time, *prices, names = zip(*rows, strict=True)
+    table = {"time": np.array(time)} | dict(zip(FIELDS, map(np.array, prices), strict=True))
+    table["client"] = pa.array(names).cast(kind)
+    pq.write_table(pa.table(table), tmp_path / "bars.parquet")
+    assert_same_series(bars_lib.read_by(tmp_path / "bars.parquet", "client"), series)
+
+
+def test_whole_numbers_may_name_series(tmp_path):
+    series, rows = interleaved()
+    numbers = {name: 10 * place for name, place in CLIENTS.items()}
+    text = with_client([(*row, str(numbers[name])) for *row, name in rows])
+    (tmp_path / "bars.csv").write_text(text)
+    time, *prices, names = zip(*rows, strict=True)
+    table = {"time": np.array(time)} | dict(zip(FIELDS, map(np.array, prices), strict=True))
+    table["client"] = np.array([numbers[name] for name in names])
+    pq.write_table(pa.table(table), tmp_path / "bars.parquet")
+    expected = {str(numbers[name]): bars for name, bars in series.items()}
+    for file in ("bars.csv", "bars.parquet"):
+        assert_same_series(bars_lib.read_by(tmp_path / file, "client"), expected)
+
+
+def test_series_go_on_in_the_next_file(tmp_path):
+    series, rows = interleaved((6, 6, 6))
+    middle = START + np.timedelta64(3, "m")
+    later = [row for row in rows if row[0] >= middle]
+    paths = [tmp_path / "a.csv", tmp_path / "b.csv"]
+    for path, part in zip(paths, ([r for r in rows if r[0] < middle], later), strict=True):
+        path.write_text(with_client(part))
+    assert_same_series(bars_lib.read_by(paths, "client"), series)
+    with pytest.raises(InputError, match=r"a\.csv, line \d+: time .* does not come after"):
+        bars_lib.read_by(paths[::-1], "client")
+
+
+@pytest.mark.parametrize(
+    ("line", "old", "new", "sentence"),
+    [
+        (4, ",anna", ",", r"bars\.csv, line 4: client is missing"),
+        (4, ",anna", ", ", r"bars\.csv, line 4: client is missing"),
+        (4, "T21:00", "T20:59", r"bars\.csv, line 4: time .* repeats the row before"),
+        (5, "2018-", "2017-", r"bars\.csv, line 5: time .* comes before"),
+        (4, ",anna", ",anna,1", r"bars\.csv, line 4: 8 columns"),
+    ],
+)
+def test_a_mistake_in_a_series_is_named_by_its_line(tmp_path, line, old, new, sentence):
+    lines = with_client([(*row, "anna") for row in zip(*made_bars(5), strict=True)]).splitlines()
+    lines.insert(2, lines[1].replace("anna", "Bo"))  # another's row at the same time
+    assert old in lines[line - 1]
+    lines[line - 1] = lines[line - 1].replace(old, new)
+    (tmp_path / "bars.csv").write_text("\n".join(lines))
+    with pytest.raises(InputError, match=sentence):
+        bars_lib.read_by(tmp_path / "bars.csv", "client")
+
+
+def test_a_file_without_the_column_is_refused_by_name(tmp_path):
+    for text in (to_csv(made_bars()), to_csv(made_bars(), header="")):
+        (tmp_path / "bars.csv").write_text(text)
+        with pytest.raises(InputError, match=r"bars\.csv .*'client'"):
+            bars_lib.read_by(tmp_path / "bars.csv", "client")
+
+
+def test_one_series_reads_as_without_its_column(tmp_path):
+    bars = made_bars()
+    path = tmp_path / "bars.csv"
+    path.write_text(with_client([(*row, "anna") for row in zip(*bars, strict=True)]))
+    assert_same(bars_lib.read(path), bars)
+    assert bars_lib.is_own_column("Open Time")
+    assert not bars_lib.is_own_column("client")

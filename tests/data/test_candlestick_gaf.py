@@ -26,6 +26,7 @@ SETTINGS = {
     "fractions": (0.5, 0.1, 0.2, 0.1, 0.1),
     "purge_bars": 0,
     "length": 10,
+    "unit": "window",
 }
 CHANGES = {
     "sim_bars": 100_001,
@@ -34,6 +35,7 @@ CHANGES = {
     "fractions": (0.5, 0.2, 0.1, 0.1, 0.1),
     "purge_bars": 1450,
     "length": 11,
+    "unit": "day",
 }
 
 
@@ -56,7 +58,7 @@ def test_anybody_can_open_the_dataset_with_tfds_alone(tmp_path):
     folder = data.describe(configured(tmp_path)).folder
     opened = tfds.builder_from_directory(folder)
     assert opened.name == "candlestick_gaf"
-    assert str(opened.version) == "1.0.0"
+    assert str(opened.version) == "1.1.0"
     assert opened.info.features["label"].names == list(patterns.PATTERNS)
     sources = opened.as_data_source()
     assert set(sources) == set(data.Splits._fields)
@@ -152,7 +154,7 @@ def test_a_build_that_ends_after_another_one_uses_its_result(tmp_path, monkeypat
     results.append(data.load(config))
     assert_same(*results)
     folders = list((tmp_path / CandlestickGaf.name).glob("*/*"))
-    assert [folder.name for folder in folders] == ["1.0.0"]
+    assert [folder.name for folder in folders] == ["1.1.0"]
 
 
 SCRIPT = """
@@ -198,6 +200,6 @@ def test_a_killed_build_leaves_nothing_under_the_final_name(tmp_path):
 def test_two_processes_may_build_the_same_dataset_at_once(tmp_path):
     assert [process.wait(60) for process in [start(tmp_path), start(tmp_path)]] == [0, 0]
     [folder] = tmp_path.glob("candlestick_gaf/*/*")
-    assert folder.name == "1.0.0"
+    assert folder.name == "1.1.0"
     elsewhere = data.load(configured(tmp_path / "alone"))
     assert_same(data.load(configured(tmp_path)), elsewhere)

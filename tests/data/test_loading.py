@@ -81,7 +81,8 @@ def test_the_splits_are_the_images_of_the_windows_of_the_file(twin, cache, pick)
     cut = windows.cut(table, patterns.detect(table.open, table.high, table.low, table.close))
     everything = [np.concatenate(values) for values in zip(*splits, strict=True)]
     order = np.argsort(everything[3])
-    image, label, ohlc, time = (values[order] for values in everything)
+    image, label, ohlc, time, unit = (values[order] for values in everything)
+    np.testing.assert_array_equal(unit, np.arange(unit.size))
     np.testing.assert_array_equal(time, cut.time)
     np.testing.assert_array_equal(label, cut.label)
     np.testing.assert_array_equal(ohlc, cut.ohlc)
@@ -347,3 +348,149 @@ def test_the_cache_is_where_the_xdg_variable_says(tmp_path, monkeypatch):
     assert Path(facts.folder).is_relative_to(tmp_path / "dpfinjax" / "candlestick_gaf")
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     assert workdir.cache_folder() == Path.home() / ".cache" / "dpfinjax"
+
+
+CLIENTS = 10
+
+
+@pytest.fixture(scope="module")
+def markets() -> dict[str, bars.Bars]:
+    """Bars of several clients, all of the same minutes."""
+    return {f"client {number}": simulate.bars(12_000, number) for number in range(CLIENTS)}
+
+
+def write_clients(path: Path, markets: dict[str, bars.Bars]) -> Path:
+    """A file of their rows in time's order, so that every client's are torn apart."""
+    whole = bars.Bars(*map(np.concatenate, zip(*markets.values(), strict=True)))
+    names = np.repeat(list(markets), [table.time.size for table in markets.values()])
+    order = np.random.default_rng(0).permutation(names.size)
+    order = order[np.argsort(whole.time[order], kind="stable")]
+    columns = {"time": np.datetime_as_string(whole.time[order], "s", timezone="UTC")}
+    columns |= {name: column[order] for name, column in list(whole._asdict().items())[1:]}
+    pa.csv.write_csv(pa.table(columns | {"client": names[order]}), path)
+    return path
+
+
+def of_unit(cache, unit: str, **fields) -> ConfigDict:
+    config = configured(cache, **fields)
+    config.privacy = ConfigDict({"unit": unit})
+    return config
+
+
+def as_one(splits: data.Splits) -> data.Examples:
+    """All examples by unit, then in time's order."""
+    whole = data.Examples(*map(np.concatenate, zip(*splits, strict=True)))
+    order = np.lexsort((whole.time, whole.unit))
+    return data.Examples(*(values[order] for values in whole))
+
+
+def test_the_windows_of_interleaved_clients_are_those_of_each_one_alone(tmp_path, markets):
+    source = write_clients(tmp_path / "bars.csv", markets)
+    splits = data.load(of_unit(tmp_path, "client", source=str(source)))
+    whole = as_one(splits)
+    expected = [
+        windows.cut(table, patterns.detect(table.open, table.high, table.low, table.close))
+        for table in markets.values()
+    ]
+    for number, cut in enumerate(expected):
+        own = whole.unit == number
+        np.testing.assert_array_equal(whole.time[own], cut.time)
+        np.testing.assert_array_equal(whole.label[own], cut.label)
+        np.testing.assert_array_equal(whole.ohlc[own], cut.ohlc)
+    assert whole.label.size == sum(cut.label.size for cut in expected)
+
+
+def test_the_bars_of_a_client_have_no_say_in_another_one_s_examples(tmp_path, markets):
+    others = markets | {"client 3": simulate.bars(11_000, 99)}
+    found = [
+        as_one(data.load(of_unit(tmp_path, "client", source=str(write_clients(path, series)))))
+        for path, series in ((tmp_path / "a.csv", markets), (tmp_path / "b.csv", others))
+    ]
+    kept = [data.Examples(*(v[each.unit != 3] for v in each)) for each in found]
+    for before, after in zip(*kept, strict=True):
+        np.testing.assert_array_equal(before, after)
+    assert found[0].label.size != found[1].label.size
+
+
+@pytest.mark.parametrize("unit", ["day", "week", "client"])
+def test_a_unit_is_in_one_split_and_the_facts_count_it(tmp_path, markets, unit):
+    if unit == "client":
+        source, settings = str(write_clients(tmp_path / "bars.csv", markets)), {}
+    else:
+        source, settings = "sim", {"sim_bars": 150_000}
+    config = of_unit(tmp_path, unit, source=source, **settings)
+    splits, facts = data.load(config), data.describe(config)
+    owners = [set(split.unit.tolist()) for split in splits]
+    assert sum(map(len, owners)) == len(set().union(*owners))
+    for split, name in zip(splits, splits._fields, strict=True):
+        assert (np.diff(split.time) >= np.timedelta64(0)).all()
+        counts = np.unique(split.unit, return_counts=True)[1]
+        assert facts.units[name] == np.bincount(counts).tolist()
+    assert facts.unit_name == unit
+    assert f"one {unit}" in facts.unit
+
+
+@pytest.mark.parametrize("how", ["random", "chronological"])
+def test_every_bar_of_an_example_is_of_its_own_day(tmp_path, how):
+    config = of_unit(tmp_path, "day", source="sim", sim_bars=200_000, split=how)
+    splits, facts = data.load(config), data.describe(config)
+    table = simulate.bars(200_000, 0)
+    moved = table.open != table.close
+    times, opens = table.time[moved], table.open[moved]
+    days = {}
+    for split in splits:
+        last = np.searchsorted(times, split.time)
+        np.testing.assert_array_equal(split.ohlc[:, 0, 0], opens[last - 9])
+        first_day, last_day = (times[at].astype("datetime64[D]") for at in (last - 9, last))
+        np.testing.assert_array_equal(first_day, last_day)
+        for day, number in zip(last_day.tolist(), split.unit.tolist(), strict=True):
+            assert days.setdefault(day, number) == number
+    assert len(set(days.values())) == len(days)
+    assert facts.windows_crossing > 0
+    assert "the days after it" in facts.assumptions[0]
+
+
+def test_a_day_s_bars_change_no_image_of_another_day(tmp_path):
+    """The day's windows may change, and which windows later days have; what these show may not."""
+    table = simulate.bars(100_000, 3)
+    day = table.time.astype("datetime64[D]")
+    changed = day == day[50_000]
+    other = bars.Bars(*(np.where(changed, 1.1 * c, c) if c.dtype == float else c for c in table))
+    found = []
+    for name, each in (("a", table), ("b", other)):
+        source = write_csv(tmp_path / f"{name}.csv", each)
+        found.append(as_one(data.load(of_unit(tmp_path, "day", source=str(source)))))
+    days = [each.time.astype("datetime64[D]") for each in found]
+    same, first, second = np.intersect1d(found[0].time, found[1].time, return_indices=True)
+    moved = days[0][first] == day[50_000]
+    differs = (found[0].image[first] != found[1].image[second]).any(axis=(1, 2, 3))
+    differs |= (found[0].ohlc[first] != found[1].ohlc[second]).any(axis=(1, 2))
+    assert not differs[~moved].any()
+    assert differs[moved].any()
+    before = [each.time[d < day[50_000]] for each, d in zip(found, days, strict=True)]
+    np.testing.assert_array_equal(*before)
+    assert same.size > 0.9 * found[0].time.size
+
+
+@pytest.mark.parametrize(
+    ("unit", "fields", "sentence"),
+    [
+        ("client", {"source": "sim"}, r"privacy\.unit is 'client', but simulated bars"),
+        ("close", {"source": "sim"}, r"privacy\.unit is 'close'"),
+        ("", {"source": "sim"}, r"privacy\.unit is ''"),
+        (7, {"source": "sim"}, r"privacy\.unit is 7"),
+        ("day", {"source": "ETH_gaf.pkl"}, r"privacy\.unit is 'day', but the paper's pickle"),
+        ("client", {"split": "chronological", "source": "x.csv"}, "split is 'chronological'"),
+    ],
+)
+def test_a_unit_that_the_source_does_not_have_is_refused(tmp_path, unit, fields, sentence):
+    config = configured(tmp_path, **fields)
+    config.privacy = ConfigDict({"unit": unit})
+    with pytest.raises(InputError, match=sentence):
+        data.load(config)
+
+
+def test_a_file_without_the_unit_s_column_is_refused(twin, tmp_path):
+    with pytest.raises(InputError, match="has no column 'client'"):
+        data.load(of_unit(tmp_path, "client", source=str(twin)))
+    assert not any(tmp_path.glob("candlestick_gaf/*/[0-9]*"))

@@ -85,3 +85,37 @@ def test_no_label_of_a_later_part_rests_on_a_bar_of_an_earlier_one():
 def test_a_purge_gap_that_does_not_cover_the_labels_is_refused():
     with pytest.raises(InputError, match="purge_bars is 1449"):
         splits.chronological(np.arange(10), FRACTIONS, PURGE - 1, 10)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=200), fractions, st.integers(0, 9))
+def test_a_unit_is_in_one_random_part_with_all_of_its_windows(owners, shares, seed):
+    unit = np.unique(owners, return_inverse=True)[1]
+    among = splits.at_random(int(unit.max()) + 1, shares, seed)
+    parts = splits.of_units(among, unit)
+    for units, part in zip(among, parts, strict=True):
+        assert (np.diff(part) > 0).all()
+        np.testing.assert_array_equal(part, [row for row, u in enumerate(unit) if u in units])
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.integers(10, 900), min_size=1, max_size=300), fractions, st.integers(0, 2**32 - 1)
+)
+def test_a_unit_is_in_one_chronological_part(steps, shares, seed):
+    place = np.cumsum(steps)
+    unit = np.cumsum(np.random.default_rng(seed).random(place.size) < 0.2)
+    unit -= unit[0]
+    parts = splits.chronological(place, shares, PURGE, 10, unit)
+    owners = [set(unit[part].tolist()) for part in parts]
+    assert sum(map(len, owners)) == len(set().union(*owners))
+    filled = [part for part in parts if part.size]
+    for earlier, later in itertools.pairwise(filled):
+        assert place[later[0]] - 9 - place[earlier[-1]] - 1 >= PURGE
+
+
+def test_windows_as_units_are_divided_as_without():
+    place = np.cumsum(np.random.default_rng(0).integers(10, 900, 300))
+    plain = splits.chronological(place, FRACTIONS, PURGE, 10)
+    alike = splits.chronological(place, FRACTIONS, PURGE, 10, np.arange(300))
+    assert all(np.array_equal(a, b) for a, b in zip(plain, alike, strict=True))

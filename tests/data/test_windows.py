@@ -118,3 +118,34 @@ def test_the_earliest_of_overlapping_windows_is_kept():
     cut = windows.cut(bars, labels, 4)
     assert list(cut.label) == [0, 2, 3]
     assert cut.overlapping == 1
+
+
+@settings(max_examples=200, deadline=None)
+@given(labelled_bars(), st.integers(2, 20))
+def test_windows_of_a_unit_are_those_of_its_bars_and_labels_alone(case, bars_a_unit):
+    bars, labels, length = case
+    unit = np.arange(labels.size) // bars_a_unit
+    whole = windows.cut(bars, labels, length, unit)
+    found, common = [], np.diff(bars.time) == MINUTE
+    if common.size and common.sum() * 2 <= common.size:
+        return  # a minute is not the common step then, in all or in one
+    for number in range(unit.max(initial=-1) + 1):
+        own = unit == number
+        steps = np.diff(bars.time[own]) == MINUTE
+        if steps.size and steps.sum() * 2 <= steps.size:
+            return
+        found.append(windows.cut(Bars(*(c[own] for c in bars)), labels[own], length))
+    alone = [np.concatenate(values) for values in zip(*(w[:3] for w in found), strict=True)]
+    for values, expected in zip(whole, alone, strict=False):
+        np.testing.assert_array_equal(values, expected)
+
+
+def test_a_window_over_midnight_is_left_out_and_takes_nobody_s_place():
+    bars = made_bars(range(20), np.ones(20))
+    labels = np.full(20, -1, np.int32)
+    labels[[11, 14, 19]] = 1
+    cut = windows.cut(bars, labels, 5, np.arange(20) // 10)
+    np.testing.assert_array_equal(cut.time, bars.time[[14, 19]])
+    assert (cut.crossing, cut.overlapping) == (1, 0)
+    free = windows.cut(bars, labels, 5)
+    np.testing.assert_array_equal(free.time, bars.time[[11, 19]])

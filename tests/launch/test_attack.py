@@ -25,7 +25,7 @@ SMALL = {
     "epochs": 4.0,
     "accountant": "rdp",
 }
-NETWORK = {"model.widths": (8, 8), "model.hidden": (32,)}
+NETWORK = {"model.variant": "gaf_cnn", "model.widths": (8, 8), "model.hidden": (32,)}
 PRIVATE = "noise_multiplier=2.0"
 
 
@@ -38,7 +38,9 @@ def roomy(monkeypatch):
 def make_config(cache, **changes):
     config = attack_config.get_config("quick")
     config.cells = ({"noise_multiplier": 2.0},)
-    config.baseline.update(batch_size=32, epochs=60.0, learning_rate=5e-3)  # it overfits
+    config.baseline.model.variant = "gaf_cnn"
+    # It overfits.
+    config.baseline.update(batch_size=32, epochs=60.0, learning_rate=5e-3, weight_decay=0.0)
     small = SMALL | NETWORK | {"data.cache_dir": cache, "attack.models": 8, "attack.steps": 200}
     small |= {"models_at_once": 4, "checkpoint_epochs": 20}
     config.update_from_flattened_dict(small | changes)
@@ -159,7 +161,7 @@ def test_models_trained_again_by_another_config_are_refused(run, tmp_path, cache
     config = make_config(cache, targets=str(targets))
     facts = attack.data.describe(config)
     chosen = attack.targets.trained([targets], facts)
-    workdir.claim(tmp_path / "run", config, attack._bound(chosen, facts))
+    workdir.claim(tmp_path / "run", config, attack.targets.bound(chosen, facts))
     stored = json.loads((targets / "config.json").read_text())
     stored["config"]["ema_decay"] = 0.5
     (targets / "config.json").write_text(json.dumps(stored))

@@ -98,6 +98,9 @@ def test_every_section_has_its_cases(done):
     }
     assert set(of(rows, "sweep")) == {("one after another", 1), ("one program", 2)}
     assert set(of(rows, "teachers")) == {("one model", 1), ("one program", 4)}
+    kinds = ("non-private", "private")
+    alone = {(f"{kind}, alone", 1) for kind in kinds}
+    assert set(of(rows, "shadow")) == alone | {(f"{kind}, shadow", 4) for kind in kinds}
     assert set(of(rows, "memory")) == set(of(rows, "compile")) == {("none", 64), ("ghost", 64)}
     assert {size for _, size in of(rows, "data")} == {config.bars, config.windows}
     assert {size for _, size in of(rows, "accounting")} == {20, 2}
@@ -135,6 +138,7 @@ def test_other_libraries_stand_beside_ours(tmp_path, monkeypatch, capsys):
         "_parts",
         "_sweeps",
         "_teachers",
+        "_shadows",
         "_programs",
         "_data",
         "_accounting",

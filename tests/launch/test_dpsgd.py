@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,8 @@ import pytest
 from dp_accounting.pld import PLDAccountant
 
 from configs import dpsgd as dpsgd_config
-from dpfinjax import resumable
+from dpfinjax import data as prepared
+from dpfinjax import experiment, resumable, selection, tuning
 from dpfinjax.data import simulate
 from dpfinjax.errors import InputError
 from launch import dpsgd
@@ -27,7 +29,6 @@ SMALL = {
     "data.sim_bars": 120_000,
     "batch_size": 64,
     "epochs": 6.0,
-    "model.widths": (8, 8),
     "model.hidden": (16,),
 }
 
@@ -137,6 +138,88 @@ def test_the_paper_s_grid_has_the_published_epsilon_beside_the_true_one(tmp_path
     for noise in (np.float32(0.5), np.float32(0.7), 1.0):
         row = min(spent.values(), key=lambda row: abs(row.noise_multiplier - noise))
         assert row.epsilon < row.published_epsilon
+
+
+CANDIDATES = ({"learning_rate": 0.5}, {"learning_rate": 1e38})
+
+
+def make_choice(cache, picks, **changes):
+    """A private choice whose chance happens to draw these candidates."""
+    config = make_config(cache, cells=CANDIDATES, target_epsilon=4.0)
+    config.sweep.update(select="private", mean_runs=3.0)
+    config.update(changes)
+    prepared.load(config)
+    facts = prepared.describe(config)
+    for config.seed in range(200):
+        if selection.draw(config, facts, 2) == picks:
+            return config
+    raise AssertionError
+
+
+def test_only_the_best_of_the_drawn_runs_is_shared(tmp_path, cache, capsys):
+    """Three runs, one of them lost, two of the same candidate."""
+    config, run = make_choice(cache, [0, 1, 0], models_at_once=1), tmp_path / "run"
+    (outcome,) = dpsgd.train_and_evaluate(config, run)
+    drawn = sorted(f.name for f in (run / "private").iterdir() if f.name.startswith("draw"))
+    one, _, two = drawn
+    assert (one, two) == ("draw=0,learning_rate=0.5", "draw=2,learning_rate=0.5")
+    states = [final_state(run / "private" / name) for name in (one, two)]
+    assert not np.array_equal(*(state["params"]["Dense_0"]["bias"] for state in states))
+    accuracies = []
+    for name in (one, two):
+        lines = (run / "private" / name / "metrics.jsonl").read_text().splitlines()
+        accuracies.append(json.loads(lines[-1])["values"]["accuracy"])
+    best = int(np.argmax(accuracies))
+    jax.tree.map(np.testing.assert_array_equal, final_state(run), states[best])
+    with open(run / "results.csv") as file:
+        (row,) = csv.DictReader(file)
+    assert row["model"] == "learning_rate=0.5"
+    np.testing.assert_allclose(float(row["validation_accuracy"]), accuracies[best], rtol=1e-6)
+    stated = json.loads((run / "privacy.json").read_text())
+    assert float(row["epsilon"]) == stated["epsilon"] <= 4
+    assert float(row["epsilon_without_tuning"]) == stated["epsilon_without_tuning"] < 3.5
+    assert (stated["candidates"], stated["mean_runs"], stated["shape"]) == (2, 3.0, "inf")
+    assert any("validation split" in sentence for sentence in stated["assumptions"])
+    printed = capsys.readouterr().out
+    assert "without tuning" in printed
+    assert "draw=" not in printed
+    shared = [f for f in run.rglob("*") if "private" not in f.parts and f.is_file()]
+    assert {"metrics.jsonl", "accuracy_per_pattern.csv", "training_curves.png"} <= {
+        f.name for f in shared
+    }
+    assert not any(b"draw=" in f.read_bytes() or "draw=" in str(f) for f in shared)
+
+    again_it_is_the_same(config, run, outcome)
+
+
+def again_it_is_the_same(config, run, outcome):
+    """What a kill before the end loses comes again, and nothing is trained."""
+    trained = {f: f.read_bytes() for f in run.rglob("private/*/metrics.jsonl")}
+    (run / "results.csv").unlink()
+    shutil.rmtree(run / "checkpoints")
+    (again,) = dpsgd.train_and_evaluate(config, run)
+    assert again.row._replace(seconds=0) == outcome.row._replace(seconds=0)
+    jax.tree.map(np.testing.assert_array_equal, again.params, outcome.params)
+    assert {f: f.read_bytes() for f in run.rglob("private/*/metrics.jsonl")} == trained
+
+
+def test_a_choice_is_bound_to_what_was_drawn(tmp_path, cache, monkeypatch):
+    config = make_choice(cache, [0, 1, 0])
+    monkeypatch.setattr(experiment, "train_all", lambda *arguments, **rest: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        dpsgd.train_and_evaluate(config, tmp_path / "run")
+    number_of_runs = tuning.number_of_runs
+    monkeypatch.setattr(tuning, "number_of_runs", lambda *a: number_of_runs(*a) + 1)
+    with pytest.raises(InputError, match=r"private holds a run of the same config on other data"):
+        dpsgd.train_and_evaluate(config, tmp_path / "run")
+    assert "draw=" not in (tmp_path / "run" / "config.json").read_text()
+
+
+def test_no_run_is_a_choice_too(tmp_path, cache, capsys):
+    config = make_choice(cache, [])
+    assert dpsgd.train_and_evaluate(config, tmp_path / "run") == []
+    assert "no model is shared; epsilon = 4 is spent all the same" in capsys.readouterr().out
+    assert not (tmp_path / "run" / "results.csv").exists()
 
 
 def test_a_killed_run_started_again_ends_with_the_same_bits(tmp_path, cache):

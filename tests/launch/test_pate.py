@@ -10,6 +10,7 @@ from configs import pate as pate_config
 from dpfinjax import data, resumable, workdir
 from dpfinjax.data import Examples
 from dpfinjax.errors import InputError
+from dpfinjax.pate import students
 from launch import pate as job
 from tests.test_training import assert_trees_equal
 
@@ -25,7 +26,7 @@ def make_config(cache, **changes):
     config.data.update(sim_bars=120_000, cache_dir=cache)
     config.update(teachers=4, threshold=2.0, answers=20, cells=CELLS)
     for part in ("teacher", "student"):
-        config[part].model.update(widths=(4, 4), hidden=(8,))
+        config[part].model.hidden = (8,)
         config[part].epochs = 3.0
     config.update(changes)
     return config
@@ -87,8 +88,8 @@ def test_nothing_of_train_reaches_a_student_but_votes(run, cache, tmp_path, monk
     again = job.train_and_vote(make_config(cache), tmp_path)
     assert [row["test_accuracy"] for row in again] == [row["test_accuracy"] for row in rows]
     public = data.load(make_config(cache)).public
-    _, spec = job._sized(job._training(make_config(cache), "student"), len(public.label))
-    like = resumable.init(jax.random.key(1), job._on_device(public), spec)
+    _, spec = students.student_settings(make_config(cache), len(public.label))
+    like = resumable.init(jax.random.key(1), students.on_device(public), spec)
     for row in rows:
         first, second = (resumable.restore(p / row["model"], like) for p in (folder, tmp_path))
         assert_trees_equal(first, second)
