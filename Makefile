@@ -5,7 +5,7 @@ BIN = .venv/bin
 .PHONY: demo test format clean
 
 demo: .venv/core
-	$(BIN)/python -m launch.dpsgd --config=configs/dpsgd.py:quick --workdir=logs/demo
+	$(BIN)/python -m launch.study --config=configs/study.py:quick --workdir=logs/demo
 
 test: .venv/test
 	$(BIN)/ruff check .
