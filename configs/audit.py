@@ -2,7 +2,7 @@
 
 Variants, after a colon:
   (none)   a training of 10 epochs at epsilon 4 on a simulated market, or --config.data.source:
-           21,002 models in about a minute on one core; the best bound is 3.3.
+           21,002 models in about a minute.
   quick    a small simulated market, a small network and fewer canaries; half a minute.
   mutants  eleven private mechanisms with one part broken, and the test that refutes each; five
            seeds in half a minute.

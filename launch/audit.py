@@ -59,7 +59,7 @@ def audit_or_fail(config: ConfigDict, folder: str | Path) -> None:
 
 def _audit_trainings(config: ConfigDict, folder: str | Path) -> list[str]:
     """Audits each model of the config."""
-    _check(config)
+    check(config)
     experiment.models_of(config)
     workdir.check(folder, config)
     splits, facts = data.load(config), data.describe(config)
@@ -93,7 +93,7 @@ def _audit_trainings(config: ConfigDict, folder: str | Path) -> list[str]:
     ]
 
 
-def _check(config: ConfigDict) -> None:
+def check(config: ConfigDict) -> None:
     """Raises InputError for audit settings that are wrong whatever the data are."""
     for name in ("canaries", "runs", "network_runs", "others"):
         if config.audit[name] < 1:

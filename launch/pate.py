@@ -48,10 +48,10 @@ def train_and_vote(config: ConfigDict, folder: str | Path) -> list[dict[str, Any
       InputError: for a config, data or folder that cannot be used.
     """
     models = settings.models_of(config, "pate")
-    _check_cells([model.config for model in models.values()])
+    check_cells([model.config for model in models.values()])
     settings.check_window(config, "launch.pate")
     for part in ("teacher", "student"):
-        _check_training(config, part)
+        check_training(config, part)
     workdir.check(folder, config)
     splits, facts = data.load(config), data.describe(config)
     _check_public(facts)
@@ -106,7 +106,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     return results.aligned(lines)
 
 
-def _check_training(config: ConfigDict, part: str) -> None:
+def check_training(config: ConfigDict, part: str) -> None:
     """Raises InputError for values of a training that are wrong whatever the data are."""
     try:
         settings.check_window(config[part], "launch.pate")
@@ -120,7 +120,7 @@ def _check_training(config: ConfigDict, part: str) -> None:
         raise InputError(str(error).replace("config.", f"config.{part}.")) from error
 
 
-def _check_cells(configs: list[ConfigDict]) -> None:
+def check_cells(configs: list[ConfigDict]) -> None:
     """Raises InputError where students differ in what they are trained together with."""
     for config in configs:
         for field in ("teacher", "student", "semi_supervised"):

@@ -299,7 +299,7 @@ def _check_step(step: Step, facts: Facts) -> None:
     elif part == "attack":
         attack.check(step.config)
     elif part == "audit":
-        audit._check(step.config)
+        audit.check(step.config)
         _check_canaries(step.config, facts)
 
 
@@ -312,9 +312,9 @@ def _check_trainings(config: ConfigDict, facts: Facts) -> None:
 def _check_pate(config: ConfigDict, facts: Facts) -> None:
     """Raises InputError for teachers, students or votes that cannot be."""
     models = settings.models_of(config, "pate")
-    pate._check_cells([model.config for model in models.values()])
+    pate.check_cells([model.config for model in models.values()])
     for part in ("teacher", "student"):
-        pate._check_training(config, part)
+        pate.check_training(config, part)
     examples = sum(facts.examples["train"].values())
     for model in models.values():
         plan.plan(model.config, sum(facts.examples["public"].values()))

@@ -18,6 +18,7 @@ SMALL = {
     "batch_size": 64,
     "steps": 5,
     "epochs": None,
+    "model.variant": "gaf_cnn",
     "model.widths": (2,),
     "model.strides": (2,),
     "model.hidden": (),
