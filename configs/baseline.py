@@ -11,7 +11,7 @@ Examples:
 
 from ml_collections import ConfigDict
 
-from configs.common import QUICK_SIM_BARS, common, variant_of
+from configs.common import QUICK_SIM_BARS, common, training, variant_of
 
 
 def overrides() -> ConfigDict:
@@ -30,7 +30,8 @@ def overrides() -> ConfigDict:
             "momentum": 0.0,
             "weight_decay": 0.5,
             "ema_decay": 0.99,
-            "model": {"variant": "gaf_series"},
+            # Its own network, whatever the private models' is.
+            "model": training().model.copy_and_resolve_references(),
         }
     )
 

@@ -30,6 +30,7 @@ NETWORKS: tuple[dict[str, Any], ...] = (
     {"model.variant": "gaf_cnn", "model.conv_activation": "relu"},
     {"model.variant": "gaf_cnn", "model.input": "normalised"},
     {"model.variant": "gaf_cnn", "model.groups": 4},
+    {"model.variant": "gaf_cnn", "model.groups": 4, "model.standardise": True},
     {"model.variant": "paper_dpsgd"},
 )
 

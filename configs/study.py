@@ -1,7 +1,7 @@
 """The whole balance of privacy and accuracy on one's bars, as one report.
 
 Variants, after a colon:
-  (none)   for real bars: five seeds; DP-SGD at five epsilons, the published recipe at three
+  (none)   for real bars: five seeds; DP-SGD at five epsilons, the published recipe at its five
            noise levels, DP-SGD after simulated bars, PATE, 16 shadow models a model, audits.
   quick    a small simulated market and little of everything, some minutes; `make demo` runs it.
   paper    the ten cells and the PATE grid of Wang and Tsai (2022), and 64 shadow models; hours.
@@ -53,7 +53,7 @@ def _paper(config: ConfigDict) -> None:
     config.published.cells = dpsgd.get_config("paper").cells
     config.pate = _own(pate.get_config("paper"))
     config.attack.update(models=64, variance="example")
-    config.attacked = ("dpsgd", "published", "pretrained")
+    config.attacked = ("dpsgd", "published", "pretrained", "pate")
 
 
 def _own(config: ConfigDict) -> ConfigDict:
@@ -72,7 +72,7 @@ def get_config(variant: str = "") -> ConfigDict:
       dpsgd, published, pretrained: configs of `launch.dpsgd`, a model a cell: our recipe, with the
         non-private model; that of Wang and Tsai (2022); ours after training on simulated bars.
       pate: a config of `launch.pate`.
-      attacked: those of these three whose models are attacked, the first seed of each.
+      attacked: those of these and of pate whose models are attacked, the first seed of each.
       attack: the settings of `launch.attack`'s attacks.
       audit: the settings of `launch.audit`'s audits of each training of dpsgd and pretrained.
     """
@@ -85,7 +85,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.dpsgd.with_baseline = True
     config.dpsgd.cells = _at("target_epsilon", (0.5, 1.0, 2.0, 4.0, 8.0))
     config.published = _own(dpsgd.get_config("paper"))
-    config.published.cells = _at("noise_multiplier", (0.5, 0.7, 1.0))
+    config.published.cells = _at("noise_multiplier", (0.1, 0.3, 0.5, 0.7, 1.0))
     config.pretrained = _own(dpsgd.get_config())
     config.pretrained.cells = config.dpsgd.cells
     config.pretrained.pretrain.sim_bars = _PRETRAIN_SIM_BARS

@@ -25,6 +25,7 @@ from dpfinjax import (
     privacy,
     resumable,
     settings,
+    sweeps,
     training,
     workdir,
 )
@@ -68,7 +69,7 @@ class Outcome(NamedTuple):
     params: Any
 
 
-def models_of(config: ConfigDict) -> dict[str, settings.Model]:
+def models_of(config: ConfigDict) -> dict[str, sweeps.Model]:
     """Returns the models of a training's config, checked.
 
     Args:
@@ -77,7 +78,7 @@ def models_of(config: ConfigDict) -> dict[str, settings.Model]:
     Raises:
       InputError: a field is wrong whatever the data are.
     """
-    models = settings.models_of(config)
+    models = sweeps.models_of(config)
     for model in models.values():
         settings.check(model.config)
     return models
@@ -111,13 +112,19 @@ def bound(runs: Sequence[Run], facts: Facts) -> dict[str, Any]:
         statement = run.plan.statement.to_json()
         found[run.name] = {name: statement[name] for name in numbers}
         found[run.name] |= {"epoch_steps": run.plan.spec.epoch_steps}
-        found[run.name] |= {"capacity": run.plan.spec.capacity}
+        found[run.name] |= {"capacity": run.plan.spec.capacity, "start": run.plan.spec.start}
+        found[run.name] |= {"learning_rate": float(run.plan.hparams.learning_rate)}
     return found
 
 
 def key_of(run: Run) -> jax.Array:
-    """Returns the key of a run's first parameters, samples and noise, see `settings.key`."""
-    return settings.key(run.config, run.plan.data, run.cell)
+    """Returns the key of a run's first parameters, samples and noise, see `settings.key`.
+
+    Numbers that a rule set and the config leaves open are part of what it is for: another rule, as
+    of a later version, makes another training, which must not have the noise of this one.
+    """
+    numbers = [float(number) for number in run.plan.hparams]
+    return settings.key(run.config, run.plan.data, f"{run.cell} {numbers} {run.plan.spec.start}")
 
 
 def training_data(run: Run, examples: Examples) -> Data:
@@ -240,7 +247,7 @@ def _train_together(
 def _seconds(folder: Path, step: int) -> float:
     """The seconds that a log has for training up to a step."""
     lines = [line for line in metrics_log.read(folder) if line["split"] == "train"]
-    return max((e["values"]["seconds"] for e in lines if e["step"] <= step), default=0.0)
+    return max((e["values"].get("seconds", 0.0) for e in lines if e["step"] <= step), default=0.0)
 
 
 class _Progress:

@@ -41,6 +41,16 @@ def _series(image: jax.Array) -> jax.Array:
     return jnp.swapaxes(2 * jnp.where(constant, 0.0, scaled) - 1, -1, -2)
 
 
+def _standardised(params: Any) -> Any:
+    """Parameters of a convolution whose kernel has mean 0 and variance 1 / fan-in by output."""
+    kernel = params["params"]["kernel"]
+    axes = tuple(range(kernel.ndim - 1))
+    centred = kernel - kernel.mean(axes)
+    fan_in = kernel.size / kernel.shape[-1]
+    norm = jnp.sqrt(fan_in * jnp.square(centred).mean(axes) + 1e-4)
+    return {"params": params["params"] | {"kernel": centred / norm}}
+
+
 INPUTS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "image": lambda image: image,
     "normalised": _normalised,
@@ -65,6 +75,8 @@ class GafCnn(nn.Module):
       hidden: units of each dense layer before the logits.
       groups: number of channel groups that are normalised together (Wu and He 2018) after each
         convolution, a divisor of its width; 0 for no normalisation.
+      standardise: whether kernels of convolutions are standardised (Qiao et al. 2019); per-example
+        gradients then need `vmap`, as parameters are used in another way than by calling a layer.
       conv_activation: a name in `ACTIVATIONS`, after each convolution.
       dense_activation: a name in `ACTIVATIONS`, after each hidden dense layer.
       convolution: a name in `CONVOLUTIONS`; they agree to rounding and differ in speed.
@@ -77,6 +89,7 @@ class GafCnn(nn.Module):
     kernel_size: int = 2
     hidden: tuple[int, ...] = (256,)
     groups: int = 0
+    standardise: bool = False
     conv_activation: str = "relu"
     dense_activation: str = "relu"
     convolution: str = "auto"
@@ -85,9 +98,12 @@ class GafCnn(nn.Module):
     def __call__(self, image: jax.Array) -> jax.Array:
         """Maps images [..., height, width, channels] to logits [..., classes]."""
         x, conv = INPUTS[self.input](image), CONVOLUTIONS[self.convolution]
+        layer: Any = nn.Conv
+        if self.standardise:
+            layer = nn.map_variables(nn.Conv, "params", trans_in_fn=_standardised, init=True)
         for width, stride in zip(self.widths, self.strides, strict=True):
             kernel, strides = (self.kernel_size,) * 2, (stride,) * 2
-            x = nn.Conv(width, kernel, strides, padding="SAME", conv_general_dilated=conv)(x)
+            x = layer(width, kernel, strides, padding="SAME", conv_general_dilated=conv)(x)
             if self.groups:
                 x = nn.GroupNorm(self.groups, reduction_axes=(-3, -2, -1))(x)
             x = ACTIVATIONS[self.conv_activation](x)

@@ -37,15 +37,17 @@ _SETTINGS: dict[str, Any] = {
 def name(config: ConfigDict) -> str:
     """Returns the name of the parameters that `start` returns; "" where training starts at random.
 
-    It is a digest of all that they depend on: the network, `config.pretrain` and the recipe.
+    It is a digest of all that they depend on: the market with the code that makes it, the network,
+    `config.pretrain`, the recipe and the code that trains.
 
     Args:
       config: of a training.
     """
     if not config.pretrain.sim_bars:
         return ""
-    recipe = [MARKET, _BATCH_SIZE, _LEARNING_RATE, _SETTINGS]
-    words = [repr(models.build(**config.model)), config.pretrain.to_dict(), recipe]
+    code = [Path(str(part.__file__)).read_text() for part in (models, training)]
+    recipe = [config.pretrain.to_dict(), _BATCH_SIZE, _LEARNING_RATE, _SETTINGS]
+    words = [data.name(_market(config)), repr(models.build(**config.model)), recipe, code]
     digest = hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()
     return f"simulated-{digest[:16]}"
 
@@ -66,28 +68,46 @@ def start(config: ConfigDict) -> Any:
       InputError: if so few bars hold no windows.
     """
     module = models.build(**config.model)
-    path = workdir.cache_folder() / "pretrained" / f"{name(config)}.msgpack"
-    if path.exists():
+    path = _cache(config) / "pretrained" / f"{name(config)}.msgpack"
+    try:
         image = jnp.zeros((1, LENGTH, LENGTH, 4))
         like = module.init(jax.random.key(0), image)["params"]
         return jax.tree.map(jnp.asarray, serialization.from_bytes(like, path.read_bytes()))
-    params = _trained(module, config)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with workdir.replacing(path) as temporary:
-        Path(temporary).write_bytes(serialization.to_bytes(jax.tree.map(np.asarray, params)))
+    except (OSError, ValueError):  # none yet, or one that is damaged
+        params = _trained(module, config)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with workdir.replacing(path) as temporary:
+            Path(temporary).write_bytes(serialization.to_bytes(jax.tree.map(np.asarray, params)))
+    except OSError as error:
+        raise InputError(
+            f"{path.parent} cannot be written ({error.strerror}), where pretrained parameters are "
+            "kept; config.data.cache_dir must name a folder that can."
+        ) from error
     return params
+
+
+def _cache(config: ConfigDict) -> Path:
+    """Where the run keeps what can be made again."""
+    given = config.data.cache_dir if "data" in config else ""
+    return Path(given).expanduser() if given else workdir.cache_folder()
+
+
+def _market(config: ConfigDict) -> ConfigDict:
+    """The data to pretrain on."""
+    simulated = data.default_config()
+    simulated.update(sim_bars=config.pretrain.sim_bars, seed=MARKET, cache_dir=str(_cache(config)))
+    return ConfigDict({"data": simulated})
 
 
 def _trained(module: nn.Module, config: ConfigDict) -> Any:
     """The parameters, from a training of its own."""
-    simulated = data.default_config()
-    simulated.update(sim_bars=config.pretrain.sim_bars, seed=MARKET)
     try:
-        splits = data.load(ConfigDict({"data": simulated}))
+        splits = data.load(_market(config))
     except InputError as error:
         raise InputError(
-            f"config.pretrain.sim_bars is {config.pretrain.sim_bars}, too few to hold labelled "
-            "windows for every split; it must be larger."
+            f"config.pretrain.sim_bars is {config.pretrain.sim_bars}, for which no market to "
+            f"pretrain on can be prepared: {error}"
         ) from error
     image, label = (
         jnp.asarray(np.concatenate([getattr(part, field) for part in splits]))

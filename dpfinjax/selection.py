@@ -4,8 +4,8 @@ What it costs, and why, is in `dpfinjax.tuning`. Of a run's folder the part `pri
 run that was drawn, and how many there were: none of it is covered by the claim.
 """
 
+import json
 import math
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +14,16 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from dpfinjax import experiment, metrics_log, privacy, resumable, settings, tuning
+from dpfinjax import (
+    experiment,
+    metrics_log,
+    privacy,
+    resumable,
+    settings,
+    sweeps,
+    tuning,
+    workdir,
+)
 from dpfinjax.data import Facts, Splits
 from dpfinjax.errors import InputError
 from dpfinjax.experiment import Outcome, Run
@@ -199,7 +208,7 @@ def _check_candidates(config: ConfigDict) -> None:
             f"config.cells has {len(config.cells)} candidates; config.sweep.select='private' needs "
             "at least two, from config.cells or --sweep."
         )
-    models = [model.config for model in settings.models_of(_unselected(config)).values()]
+    models = [model.config for model in sweeps.models_of(_unselected(config)).values()]
     for model in models:
         settings.check(model)
         if model.clip_method == "none":
@@ -224,7 +233,7 @@ def _unselected(config: ConfigDict) -> ConfigDict:
 
 def _candidates(config: ConfigDict, facts: Facts) -> list[Run]:
     """The candidates with the noise that they train with, and what one training alone spends."""
-    models = settings.models_of(_unselected(config))
+    models = sweeps.models_of(_unselected(config))
     first = next(iter(models.values())).config
 
     def planned(noises: Sequence[float | None]) -> list[Run]:
@@ -306,8 +315,15 @@ def _column(runs: Sequence[Run], name: str) -> np.ndarray:
 
 
 def _share(run: Run, splits: Splits, source: Path, folder: Path) -> None:
-    """Writes a run's metrics and checkpoint anew: files that Orbax made name their first folder."""
+    """Writes a run's metrics and checkpoint anew: files that Orbax made name their first folder.
+
+    Metrics come without seconds, which grow with the number of runs that trained together.
+    """
     train, spec = experiment.training_data(run, splits.train), run.plan.spec
     state = resumable.restore(source, resumable.init(jax.random.key(0), train, spec))
     resumable.save(folder, spec.epochs, state)
-    shutil.copyfile(source / metrics_log.METRICS, folder / metrics_log.METRICS)
+    lines = metrics_log.read(source)
+    for line in lines:
+        line["values"].pop("seconds", None)
+    with workdir.replacing(folder / metrics_log.METRICS) as temporary:
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))

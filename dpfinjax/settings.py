@@ -3,16 +3,16 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from dpfinjax import accounting, clipping, models, pretraining, privacy, recipes, workdir
+from dpfinjax import accounting, clipping, models, pretraining, privacy, recipes, sweeps, workdir
 from dpfinjax.augmentation import Augmentation
 from dpfinjax.data import Facts, units
 from dpfinjax.data.patterns import PATTERNS
@@ -20,17 +20,7 @@ from dpfinjax.errors import InputError
 from dpfinjax.training import CLIP_METHODS, HParams, Spec
 
 _LARGEST = float(np.finfo(np.float32).max)
-# Fields of the run, and of no cell.
-_OF_THE_RUN = ("cells", "data", "privacy", "seed", "seeds", "models_at_once", "sweep")
 _OVERFLOW_SHARE = 1e-6  # of delta, at most, pays for batches that the sampler cannot hold
-
-
-EITHER_OR = (
-    ("target_epsilon", "noise_multiplier"),
-    ("target_epsilon", "scale"),
-    ("epochs", "steps"),
-)
-"""Pairs of fields of which one is set: a later one that is given clears its alternative."""
 
 
 CHOSEN_UNSEEN = (
@@ -57,79 +47,6 @@ class Plan(NamedTuple):
     statement: privacy.Statement
     data: str = ""
     windows_per_unit: int | None = None
-
-
-class Model(NamedTuple):
-    """One model of a launcher's run.
-
-    Attributes:
-      cell: its name in tables; models of one cell differ in their seed alone.
-      config: its config.
-    """
-
-    cell: str
-    config: ConfigDict
-
-
-def models_of(config: ConfigDict, name: str | None = None) -> dict[str, Model]:
-    """Returns each model that a run trains, in order, under its name.
-
-    A run has the model that its fields describe, or one for each of `cells` (a dict of the fields
-    that it changes), after the non-private one where `with_baseline` is set; each of them `seeds`
-    times, with the seeds from `seed` on.
-
-    Args:
-      config: the run's config; a cell names a field of a part with a dot, "model.hidden".
-      name: of the model where there are no cells; "baseline" without clipping, else "dpsgd".
-
-    Raises:
-      InputError: for cells, seeds or models_at_once that cannot be, or where one model is to be
-        selected, see `dpfinjax.selection`.
-    """
-    select = config.get("sweep", {}).get("select", "none")
-    if select != "none":
-        raise InputError(
-            f"config.sweep.select is {select!r}; launch.dpsgd alone can select, and any other job "
-            "needs 'none'."
-        )
-    for field in ("seeds", "models_at_once"):
-        if config[field] < 1:
-            raise InputError(f"config.{field} is {config[field]}; it must be at least 1.")
-    if not 0 <= config.seed <= 2**32 - config.seeds:
-        raise InputError(
-            f"config.seed is {config.seed} for {config.seeds} seeds; they must be from 0 to "
-            "2^32 - 1."
-        )
-    found = {}
-    if config.get("with_baseline", False):
-        found["baseline"] = _changed(config, config.baseline)
-    for cell in config.cells:
-        label = _cell_name(cell, config)
-        if label in found:
-            raise InputError(f"config.cells has the cell {label} twice; each must differ.")
-        found[label] = _changed(config, cell)
-    if not config.cells:
-        found[name or ("baseline" if config.clip_method == "none" else "dpsgd")] = config
-    return {
-        f"{label},seed={seed}" if config.seeds > 1 else label: Model(
-            label, _changed(cell, {"seed": seed}) if config.seeds > 1 else cell
-        )
-        for label, cell in found.items()
-        for seed in range(config.seed, config.seed + config.seeds)
-    }
-
-
-def settle_pairs(config: ConfigDict, given: Iterable[str]) -> None:
-    """Clears, in place, each setting whose alternative is among the names that were given."""
-    given = tuple(given)
-    for part, value in config.items():
-        if isinstance(value, ConfigDict):
-            within = (name for name in given if name.startswith(f"{part}."))
-            settle_pairs(value, [name.removeprefix(f"{part}.") for name in within])
-    for pair in EITHER_OR:
-        for name, other in (pair, pair[::-1]):
-            if name in given and other not in given and other in config:
-                config[other] = None
 
 
 def check(config: ConfigDict) -> None:
@@ -186,15 +103,25 @@ def _check_recipe(config: ConfigDict) -> None:
             f"config.augment.scale_jitter is {augment.scale_jitter}; it must be at least 0 and "
             "below 0.5."
         )
-    length = config.data.length if "data" in config else pretraining.LENGTH
-    if pretrain.sim_bars and length != pretraining.LENGTH:
-        raise InputError(
-            f"config.data.length is {length}, but pretrained parameters are for windows of "
-            f"{pretraining.LENGTH} bars; it must be that, or config.pretrain.sim_bars 0."
-        )
+    if pretrain.sim_bars and "data" in config:
+        _check_pretrained_data(config.data)
     if not 0 < pretrain.epochs < math.inf:
         raise InputError(
             f"config.pretrain.epochs is {pretrain.epochs}; it must be positive and finite."
+        )
+
+
+def _check_pretrained_data(data: ConfigDict) -> None:
+    """Raises InputError for data that pretrained parameters do not fit, or have seen already."""
+    if data.length != pretraining.LENGTH:
+        raise InputError(
+            f"config.data.length is {data.length}, but pretrained parameters are for windows of "
+            f"{pretraining.LENGTH} bars; it must be that, or config.pretrain.sim_bars 0."
+        )
+    if data.source == "sim" and data.seed == pretraining.MARKET:
+        raise InputError(
+            f"config.data.seed is {data.seed}, whose simulated market is the one that pretrained "
+            "parameters have seen; config.data.source must name bars, or the seed be another."
         )
 
 
@@ -310,7 +237,7 @@ def _with_batch_size(config: ConfigDict, examples: int) -> ConfigDict:
     """A config whose batch size is a number, by the rule where it leaves it open."""
     if config.batch_size is not None:
         return config
-    return _changed(config, {"batch_size": recipes.batch_size(examples)})
+    return sweeps.changed(config, {"batch_size": recipes.batch_size(examples)})
 
 
 def _noun(used: units.Usage | None) -> str:
@@ -365,7 +292,7 @@ def _spec(
 
 def _check_pairs(config: ConfigDict) -> None:
     """Raises InputError unless exactly one setting of each pair has a value that is used."""
-    for first, second in EITHER_OR:
+    for first, second in sweeps.EITHER_OR:
         if second not in config:
             continue
         values = f"config.{first} and config.{second} are {config[first]} and {config[second]}"
@@ -383,38 +310,6 @@ def _one_of(config: ConfigDict, name: str, allowed: Sequence[str]) -> None:
         raise InputError(
             f"config.{name} is {config[name]!r}; it must be one of {', '.join(allowed)}."
         )
-
-
-def _cell_name(cell: Any, config: ConfigDict) -> str:
-    """The fields that a cell changes, fit for a folder's name."""
-    if not isinstance(cell, Mapping) or not cell:
-        raise InputError(f"config.cells has the entry {cell!r}; each is a dict of fields.")
-    for name in cell:
-        part, _, within = name.partition(".")
-        if part not in config or part in _OF_THE_RUN:
-            raise InputError(f"config.cells changes {name!r}, which is no field of one model.")
-        if isinstance(config[part], ConfigDict) != bool(within):
-            raise InputError(
-                f"config.cells changes {name!r}; a field of a part is named like 'model.hidden'."
-            )
-    return ",".join(f"{name}={value}" for name, value in cell.items()).replace("/", "_")
-
-
-def _changed(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
-    """A copy of a config with some fields changed."""
-    changed = config.copy_and_resolve_references()
-    try:
-        for name, value in changes.items():
-            if "." in name:
-                changed.update_from_flattened_dict({name: value})
-            else:
-                changed.update({name: value})
-    except (TypeError, ValueError, KeyError) as error:
-        raise InputError(
-            f"config.cells has {dict(changes)!r}, which does not fit: {error}."
-        ) from error
-    settle_pairs(changed, changes)
-    return changed
 
 
 def _noise_multiplier(

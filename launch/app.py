@@ -10,7 +10,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from dpfinjax import settings, workdir
+from dpfinjax import sweeps, workdir
 from dpfinjax.errors import InputError
 
 
@@ -41,7 +41,7 @@ def run(job: Callable[[ConfigDict, str], object], name: str) -> None:
                 raise InputError(f"{left[1]!r} is no flag; settings are given as --name=value.")
             if not isinstance(config.value, ConfigDict):
                 raise InputError("--config does not name a config file.")
-            settings.settle_pairs(
+            sweeps.settle_pairs(
                 config.value, config_flags.get_override_values(flags.FLAGS["config"])
             )
             _repeat_and_sweep(config.value, config_flags.get_config_filename(flags.FLAGS["config"]))

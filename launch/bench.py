@@ -31,7 +31,6 @@ import optax
 from dp_accounting.rdp import RdpAccountant
 from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import ConfigDict
-from scipy import special, stats
 
 from dpfinjax import (
     accounting,
@@ -51,12 +50,11 @@ from dpfinjax.errors import InputError
 from dpfinjax.pate import ensemble
 from dpfinjax.settings import Plan
 from dpfinjax.training import Data, Membership
-from launch import app
+from launch import app, normality
+from launch.normality import NoiseQuality
 from launch.peers import protocol, race
 
 _VERSIONS = ("dpfinjax", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "dp-accounting")
-_GRID = 1 << 16  # places where the normals' distribution is compared
-_TAILS = (4.0, 5.0)
 
 _Name = TypeVar("_Name")
 
@@ -156,42 +154,6 @@ SECTIONS = {
 }
 
 
-class Tail(NamedTuple):
-    """How many normals lie far out.
-
-    Attributes:
-      sigma: how far, in standard deviations, on either side.
-      found: how many do.
-      expected: how many should.
-      z: the difference in standard deviations of what is found.
-      p_value: of so unlikely a number, two-sided.
-    """
-
-    sigma: float
-    found: int
-    expected: float
-    z: float
-    p_value: float
-
-
-class NoiseQuality(NamedTuple):
-    """Draws of the noise against the normal distribution.
-
-    Attributes:
-      draws: how many.
-      distance: Kolmogorov and Smirnov's, over 65,536 quantiles, which can hide 1.6e-5 of it.
-      p_value: of a distance as large.
-      largest: the largest absolute value.
-      tails: one for each distance looked at.
-    """
-
-    draws: int
-    distance: float
-    p_value: float
-    largest: float
-    tails: tuple[Tail, ...]
-
-
 def measure(config: ConfigDict, folder: str | Path) -> list[Row]:
     """Measures what a config asks for, prints it and writes it.
 
@@ -219,51 +181,15 @@ def measure(config: ConfigDict, folder: str | Path) -> list[Row]:
         rows += _printed(section(config, data))
     if config.peers:
         rows += _printed(_peers(config))
-    quality = noise_quality(config.noise_draws, _plan(config, config.batch_sizes[0], "none"))
-    _print_quality(quality)
+    module = _plan(config, config.batch_sizes[0], "none").spec.module
+    params = module.init(jax.random.key(0), jnp.zeros((1, *protocol.IMAGE)))["params"]
+    quality = normality.measure(config.noise_draws, params)
+    normality.show(quality)
 
     machine["load_after"] = os.getloadavg()
     _write(folder, machine, rows, quality)
     print(f"\nload_after    {_words(machine['load_after'])}\nWritten to {folder}")
     return rows
-
-
-def noise_quality(draws: int, plan: Plan) -> NoiseQuality:
-    """Compares draws of `noise.add_gaussian`, as a training makes them, with exact probabilities.
-
-    Args:
-      draws: how many at least; whole draws for all parameters of the network are made.
-      plan: of a training, for the shapes of its parameters.
-
-    Returns:
-      What they are like.
-    """
-    image = jnp.zeros((1, *protocol.IMAGE))
-    params = jax.tree.map(jnp.zeros_like, plan.spec.module.init(jax.random.key(0), image)["params"])
-
-    @jax.jit
-    def draw(number: int) -> jax.Array:
-        key = jax.random.fold_in(jax.random.key(0), number)
-        noisy = noise.add_gaussian(key, params, 1.0)
-        return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(noisy)])
-
-    counts, beyond, largest = np.zeros(_GRID, np.int64), np.zeros(len(_TAILS), np.int64), 0.0
-    for number in range(-(-draws // _size(params))):
-        normals = np.asarray(draw(number), np.float64)
-        places = np.minimum(special.ndtr(normals) * _GRID, _GRID - 1).astype(np.int64)
-        counts += np.bincount(places, minlength=_GRID)
-        far = np.abs(normals)
-        beyond += (far > np.array(_TAILS)[:, None]).sum(axis=1)
-        largest = max(largest, float(far.max()))
-    total = int(counts.sum())
-    distance = np.abs(np.cumsum(counts) / total - np.arange(1, _GRID + 1) / _GRID).max()
-    return NoiseQuality(
-        draws=total,
-        distance=float(distance),
-        p_value=float(special.kolmogorov(np.sqrt(total) * distance)),
-        largest=largest,
-        tails=tuple(_tail(s, n, total) for s, n in zip(_TAILS, beyond.tolist(), strict=True)),
-    )
 
 
 def _check(config: ConfigDict) -> None:
@@ -687,15 +613,6 @@ def _timed(
     return Row(section, case, size, *values, unit, items / median, ratio, note)
 
 
-def _tail(sigma: float, count: int, draws: int) -> Tail:
-    """A count of normals beyond `sigma` against the binomial distribution that it should have."""
-    chance = 2 * special.ndtr(-sigma)
-    expected, deviation = draws * chance, np.sqrt(draws * chance * (1 - chance))
-    p_value = stats.binomtest(count, draws, chance).pvalue
-    z = (count - expected) / deviation
-    return Tail(sigma, count, float(expected), float(z), float(p_value))
-
-
 def _cross_entropy(logits: Any, targets: jax.Array) -> jax.Array:
     """The cross-entropy of each example in nats."""
     return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
@@ -726,20 +643,6 @@ def _printed(rows: list[Row]) -> list[Row]:
                 f"{_number(row.ratio) if section.ratio else '':>14}  {row.note}".rstrip()
             )
     return rows
-
-
-def _print_quality(quality: NoiseQuality) -> None:
-    """Prints what the noise is like."""
-    print(
-        f"\nNoise, {quality.draws:,} draws against the normal distribution\n"
-        f"Kolmogorov-Smirnov distance {quality.distance:.2e} (p = {quality.p_value:.2g}); "
-        f"largest {quality.largest:.2f} sigma"
-    )
-    for tail in quality.tails:
-        print(
-            f"beyond {tail.sigma:g} sigma: {tail.found:,}, expected {tail.expected:,.1f} "
-            f"(z = {tail.z:+.2f}, p = {tail.p_value:.2g})"
-        )
 
 
 def _number(value: float | None) -> str:

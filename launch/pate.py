@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from dpfinjax import data, privacy, results, resumable, settings, training, workdir
+from dpfinjax import data, privacy, results, resumable, settings, sweeps, training, workdir
 from dpfinjax.data import Examples, Facts, Splits
 from dpfinjax.errors import InputError
 from dpfinjax.pate import pictures, plan, students
@@ -47,7 +47,7 @@ def train_and_vote(config: ConfigDict, folder: str | Path) -> list[dict[str, Any
     Raises:
       InputError: for a config, data or folder that cannot be used.
     """
-    models = settings.models_of(config, "pate")
+    models = sweeps.models_of(config, "pate")
     check_cells([model.config for model in models.values()])
     settings.check_window(config, "launch.pate")
     for part in ("teacher", "student"):

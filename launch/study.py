@@ -19,14 +19,14 @@ import importlib
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
 import configs.study
-from dpfinjax import data, experiment, pretraining, privacy, report, results, settings, workdir
+from dpfinjax import data, experiment, privacy, report, results, settings, sweeps, workdir
 from dpfinjax.data import Facts, units
 from dpfinjax.errors import InputError
 from dpfinjax.pate import plan
@@ -35,6 +35,7 @@ from launch import app, attack, audit, dpsgd, pate
 from launch import data as images
 
 _TRAINED = ("dpsgd", "published", "pretrained")
+_ATTACKED = (*_TRAINED, "pate")
 _AUDITED = ("dpsgd", "pretrained")
 _NEEDS = {"audit": _AUDITED}
 _WINDOWS_ONLY = ("pate", "attack")
@@ -122,8 +123,9 @@ def steps_of(config: ConfigDict, folder: Path, facts: Facts) -> list[Step]:
             found.append(Step(part, dpsgd.train_and_evaluate, config_of(config, part)))
     if "pate" in wanted and not collect.obstacle_to_pate(facts.examples):
         found.append(Step("pate", pate.train_and_vote, config_of(config, "pate")))
-    if "attack" in wanted:
-        found.append(Step("attack", attack.attack_all, _attack(config, folder)))
+    targets = [step.name for step in found if step.name in collect.wanted(config, "attacked")]
+    if "attack" in wanted and targets:
+        found.append(Step("attack", attack.attack_all, _attack(config, folder, targets)))
     if "audit" in wanted:
         audited = [part for part in _AUDITED if part in wanted]
         found += [step for part in audited for step in _audits(config, part)]
@@ -204,12 +206,10 @@ def _merged(config: ConfigDict, others: ConfigDict) -> ConfigDict:
     return copy
 
 
-def _attack(config: ConfigDict, folder: Path) -> ConfigDict:
-    """The config of `launch.attack` on models of the parts before."""
-    attacked = collect.wanted(config, "attacked")
-    trained = [part for part in _TRAINED if part in attacked and part in collect.wanted(config)]
+def _attack(config: ConfigDict, folder: Path, targets: Sequence[str]) -> ConfigDict:
+    """The config of `launch.attack` on the models of some parts."""
     others = {
-        "targets": ",".join(str(folder / part) for part in trained),
+        "targets": ",".join(str(folder / part) for part in targets),
         "first_seed_only": True,
         "attack": config.attack,
     }
@@ -226,7 +226,7 @@ def _audits(config: ConfigDict, part: str) -> list[Step]:
     for cell in trained.cells or [None]:
         one = _merged(alone, ConfigDict({"cells": () if cell is None else (cell,)}))
         with _fields_of(part):
-            (name,) = settings.models_of(one)
+            (name,) = sweeps.models_of(one)
         found.append(Step(f"audit/{part}/{name}", audit.audit_and_draw, one))
     return found
 
@@ -248,10 +248,11 @@ def _check(config: ConfigDict, folder: Path) -> None:
             f"{', '.join(configs.study.PARTS)}."
         )
     attacked = collect.wanted(config, "attacked")
-    unknown = [name for name in attacked if name not in _TRAINED]
-    if unknown:
+    unknown = [name for name in attacked if name not in _ATTACKED]
+    if unknown or not attacked:
         raise InputError(
-            f"config.attacked has {unknown[0]!r}; it must name some of {', '.join(_TRAINED)}."
+            f"config.attacked is {','.join(attacked)!r}; it must name some of "
+            f"{', '.join(_ATTACKED)}."
         )
     for part, needed in (_NEEDS | {"attack": attacked}).items():
         if part in wanted and not set(needed) & set(wanted):
@@ -266,13 +267,6 @@ def _check(config: ConfigDict, folder: Path) -> None:
     if not 0 <= config.tolerance < 1:
         raise InputError(
             f"config.tolerance is {config.tolerance}; it must be at least 0 and below 1."
-        )
-    same_market = config.data.source == "sim" and config.data.seed == pretraining.MARKET
-    if "pretrained" in wanted and same_market:
-        raise InputError(
-            f"config.data.seed is {config.data.seed}, whose simulated market is the one that "
-            "pretrained models have seen; config.data.source must name bars, or the seed be "
-            "another."
         )
     outside = [part for part in _WINDOWS_ONLY if part in wanted]
     if outside and config.privacy.unit != units.WINDOW:
@@ -311,7 +305,7 @@ def _check_trainings(config: ConfigDict, facts: Facts) -> None:
 
 def _check_pate(config: ConfigDict, facts: Facts) -> None:
     """Raises InputError for teachers, students or votes that cannot be."""
-    models = settings.models_of(config, "pate")
+    models = sweeps.models_of(config, "pate")
     pate.check_cells([model.config for model in models.values()])
     for part in ("teacher", "student"):
         pate.check_training(config, part)

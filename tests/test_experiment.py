@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from configs import dpsgd as dpsgd_config
-from dpfinjax import data, experiment, resumable
+from dpfinjax import data, experiment, recipes, resumable
 from tests.launch.test_app import CLONE
 
 CELLS = ({"noise_multiplier": 0.5}, {"noise_multiplier": 2.0}, {"learning_rate": 0.1})
@@ -168,6 +168,17 @@ def test_no_two_runs_that_differ_share_a_key(cache):
     assert len({key.tobytes() for key in keys}) == len(keys) == 12
     first = make_runs(make_config(cache))[0]
     np.testing.assert_array_equal(jax.random.key_data(experiment.key_of(first)), keys[0])
+
+
+def test_another_rule_makes_another_run(cache, monkeypatch):
+    """A number that the config leaves open may change with the code: noise must not stay."""
+    config = make_config(cache, learning_rate=None, momentum=0.0, cells=())
+    (first,), facts = make_runs(config), data.describe(config)
+    monkeypatch.setattr(recipes, "_WANDER", recipes._WANDER / 10)
+    (second,) = make_runs(config)
+    keys = [jax.random.key_data(experiment.key_of(run)) for run in (first, second)]
+    assert not np.array_equal(*keys)
+    assert experiment.bound([first], facts) != experiment.bound([second], facts)
 
 
 def test_a_run_is_bound_to_its_data_and_numbers(cache):

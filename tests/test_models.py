@@ -100,6 +100,28 @@ def test_overrides_replace_and_none_keeps():
     assert hash(module) == hash(models.build("gaf_cnn", widths=(8, 8, 8), strides=(1, 1, 2)))
 
 
+def test_standardised_kernels_are_free_of_scale_and_shift():
+    module = models.build("gaf_cnn", widths=(4, 6), hidden=(8,), standardise=True)
+    params = module.init(jax.random.key(0), IMAGE)["params"]
+    image = jax.random.normal(jax.random.key(1), (3, 10, 10, 4))
+    kernels = [name for name in params if "Conv" in name]
+    assert len(kernels) == 2
+    for name in kernels:
+        kernel = params[name]["kernel"]
+        changed = params | {name: params[name] | {"kernel": 3 * kernel + 0.5}}
+        np.testing.assert_allclose(
+            module.apply({"params": params}, image),
+            module.apply({"params": changed}, image),
+            atol=1e-3,
+        )
+        standardised = np.asarray(
+            models._standardised({"params": params[name]})["params"]["kernel"]
+        )
+        flat = standardised.reshape(-1, standardised.shape[-1])
+        np.testing.assert_allclose(flat.mean(axis=0), 0, atol=1e-6)
+        np.testing.assert_allclose(flat.var(axis=0), 1 / len(flat), rtol=1e-2)
+
+
 @pytest.mark.parametrize(
     ("variant", "overrides", "field"),
     [

@@ -1,13 +1,14 @@
 """Parameters from a simulated market: the same for everybody, and free of private bars."""
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
 from configs import dpsgd as dpsgd_config
-from dpfinjax import data, experiment, memory, pretraining, training, workdir
+from dpfinjax import data, experiment, memory, pretraining, training
 from dpfinjax.attacks import design, shadow_models, targets
 from dpfinjax.errors import InputError
 from tests.test_training import assert_trees_equal
@@ -50,8 +51,7 @@ def refuse_to_train(*arguments):
 
 def test_the_start_is_trained_once_and_is_the_same_for_everybody(cache, monkeypatch):
     first = pretraining.start(make_config(cache))
-    (path,) = (workdir.cache_folder() / "pretrained").iterdir()
-    assert path.name == f"{pretraining.name(make_config(cache))}.msgpack"
+    path = path_of(make_config(cache))
     path.unlink()
     # Nothing that is private, chosen or random for one user has a say.
     other = make_config(cache, seed=5, clip_norm=2.0, **{"data.seed": 3, "data.source": "x.csv"})
@@ -65,6 +65,29 @@ def test_the_start_is_trained_once_and_is_the_same_for_everybody(cache, monkeypa
         dataclasses.replace(plan_of(make_config(cache)).spec, start=""),
     )
     assert not np.allclose(first["Dense_0"]["kernel"], random.params["Dense_0"]["kernel"])
+
+
+def path_of(config):
+    return Path(config.data.cache_dir) / "pretrained" / f"{pretraining.name(config)}.msgpack"
+
+
+def test_a_damaged_start_is_trained_again(cache):
+    config = make_config(cache, **{"pretrain.epochs": 0.5})
+    first = pretraining.start(config)
+    whole = path_of(config).read_bytes()
+    path_of(config).write_bytes(whole[:100])
+    assert_trees_equal(pretraining.start(config), first)
+    assert path_of(config).read_bytes() == whole
+
+
+def test_a_cache_that_cannot_be_written_is_named(cache, tmp_path, monkeypatch):
+    config = make_config(cache)
+    splits = data.load(config)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(pretraining.data, "load", lambda _: splits)
+    config.data.cache_dir = str(tmp_path / "file")
+    with pytest.raises(InputError, match=r"file/pretrained cannot be written .*cache_dir"):
+        pretraining.start(config)
 
 
 def plan_of(config):
@@ -96,7 +119,9 @@ def test_the_name_is_that_of_all_that_the_start_depends_on(cache, monkeypatch):
     ]
     monkeypatch.setattr(pretraining, "_LEARNING_RATE", 1e-3)
     others.append(pretraining.name(make_config(cache)))
-    assert len({name, *others}) == 7
+    monkeypatch.setattr(data.candlestick_gaf, "_MAKERS", ())  # other code makes the market
+    others.append(pretraining.name(make_config(cache)))
+    assert len({name, *others}) == 8
     assert pretraining.name(make_config(cache, **{"pretrain.sim_bars": 0})) == ""
 
 

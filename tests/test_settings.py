@@ -7,7 +7,7 @@ from dp_accounting.pld import PLDAccountant
 from dp_accounting.rdp import RdpAccountant
 
 from configs import attack, audit, baseline, dpsgd, pate, study
-from dpfinjax import recipes, settings
+from dpfinjax import recipes, settings, sweeps
 from dpfinjax.augmentation import Augmentation
 from dpfinjax.data import Facts
 from dpfinjax.data.patterns import PATTERNS
@@ -92,7 +92,7 @@ def test_a_model_without_noise_or_without_clipping_promises_nothing():
 
 def test_the_published_formula_is_only_ever_shown_beside_the_truth():
     config = dpsgd.get_config("paper")
-    cell = settings.models_of(config)["clip_norm=1.0,noise_multiplier=1.0"].config
+    cell = sweeps.models_of(config)["clip_norm=1.0,noise_multiplier=1.0"].config
     cell.accountant = "rdp"
     statement = settings.plan(cell, make_facts(13_170)).statement
     np.testing.assert_allclose(statement.published_epsilon, 6.3, atol=0.05)
@@ -101,7 +101,7 @@ def test_the_published_formula_is_only_ever_shown_beside_the_truth():
 
 
 def test_the_paper_has_ten_cells():
-    cells = [m.config for m in settings.models_of(dpsgd.get_config("paper")).values()]
+    cells = [m.config for m in sweeps.models_of(dpsgd.get_config("paper")).values()]
     grid = {(c.clip_norm, c.noise_multiplier) for c in cells}
     assert len(cells) == 10
     assert grid == {(c, n) for c in (1.0, 1.5) for n in (0.1, 0.3, 0.5, 0.7, 1.0)}
@@ -111,7 +111,7 @@ def test_the_paper_has_ten_cells():
 
 
 def test_the_quick_run_has_the_model_without_privacy_first():
-    models = settings.models_of(dpsgd.get_config("quick"))
+    models = sweeps.models_of(dpsgd.get_config("quick"))
     assert list(models) == ["baseline", "dpsgd"]
     assert models["baseline"].config.clip_method == "none"
     for model in models.values():
@@ -119,7 +119,7 @@ def test_the_quick_run_has_the_model_without_privacy_first():
 
 
 def test_seeds_repeat_every_cell():
-    models = settings.models_of(make_config(cells=({"clip_norm": 0.5},), seeds=3, seed=4))
+    models = sweeps.models_of(make_config(cells=({"clip_norm": 0.5},), seeds=3, seed=4))
     assert list(models) == [f"clip_norm=0.5,seed={seed}" for seed in (4, 5, 6)]
     assert {model.cell for model in models.values()} == {"clip_norm=0.5"}
     assert [model.config.seed for model in models.values()] == [4, 5, 6]
@@ -226,9 +226,9 @@ def test_every_variant_of_every_config_makes_models_that_can_be(config_file, var
             whole = config[part].copy_and_resolve_references()
             with whole.unlocked():
                 whole.update(shared)
-            parts += [model.config for model in settings.models_of(whole).values()]
+            parts += [model.config for model in sweeps.models_of(whole).values()]
     else:
-        parts = [model.config for model in settings.models_of(config).values()]
+        parts = [model.config for model in sweeps.models_of(config).values()]
     assert parts
     for part in parts:
         with part.unlocked():
@@ -257,16 +257,16 @@ def test_a_batch_larger_than_the_data_is_refused():
 )
 def test_cells_that_make_no_model_are_refused(changes, sentence):
     with pytest.raises(InputError, match=sentence):
-        settings.models_of(make_config(**changes))
+        sweeps.models_of(make_config(**changes))
 
 
 def test_cells_that_differ_little_are_two_models():
     cells = ({"learning_rate": 0.12345671}, {"learning_rate": 0.12345672})
-    assert len(settings.models_of(make_config(cells=cells))) == 2
+    assert len(sweeps.models_of(make_config(cells=cells))) == 2
 
 
 def test_a_cell_s_noise_takes_the_place_of_the_target():
-    (model,) = settings.models_of(make_config(cells=({"noise_multiplier": 2.0},))).values()
+    (model,) = sweeps.models_of(make_config(cells=({"noise_multiplier": 2.0},))).values()
     assert model.config.target_epsilon is None
     settings.check(model.config)
 
@@ -333,7 +333,7 @@ def test_a_batch_of_more_units_than_there_are_is_refused():
 
 def test_a_cell_cannot_have_another_unit_than_its_run():
     with pytest.raises(InputError, match=r"config\.cells changes 'privacy'"):
-        settings.models_of(make_config(cells=({"privacy": {"unit": "day"}},)))
+        sweeps.models_of(make_config(cells=({"privacy": {"unit": "day"}},)))
 
 
 def test_a_job_that_knows_windows_alone_refuses_another_unit():

@@ -246,6 +246,8 @@ def _bound(run: experiment.Run, spec: Spec) -> dict[str, object]:
     return {name: statement[name] for name in names} | {
         "epoch_steps": spec.epoch_steps,
         "capacity": spec.capacity,
+        "start": spec.start,
+        "learning_rate": float(run.plan.hparams.learning_rate),
     }
 
 

@@ -6,6 +6,7 @@ import functools
 import io
 import itertools
 import os
+import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +30,8 @@ _NUMBERS = (*PRICES, "volume")
 _KLINE_WIDTH = 12
 _LINE_BYTES = 1 << 20
 _MISSING_TEXT = frozenset(pa_csv.ConvertOptions().null_values)
+_MISSING_NAMES = frozenset(text.lower() for text in ("", *_MISSING_TEXT))
+_WHOLE_WITH_POINT = re.compile(r"[-+]?\d+\.0*")
 _MICROSECOND = np.dtype("datetime64[us]")
 
 Where = Callable[[int], str]
@@ -256,16 +259,23 @@ def _rows_of_series(columns: dict[str, pa.ChunkedArray]) -> dict[str, np.ndarray
     name = next((field for field in columns if field not in ("time", *_NUMBERS)), None)
     if name is None:
         return None
+    kind = columns[name].type
     try:
+        if pa.types.is_floating(kind):
+            raise pa.ArrowTypeError(kind)
         text = pc.utf8_trim_whitespace(pc.cast(columns[name], pa.string()))
     except pa.ArrowException:
-        kind = columns[name].type
         raise _BadRow(0, f"{name} is of type {kind}; it should be text or whole numbers") from None
     encoded = text.combine_chunks().dictionary_encode()
     values, codes = encoded.dictionary.to_pylist(), encoded.indices.to_numpy()
-    if "" in values:
-        row = int(np.argmax(codes == values.index("")))
-        raise _BadRow(row, f"{name} is missing; every bar needs one")
+    for code, value in enumerate(values):
+        if value.lower() in _MISSING_NAMES:
+            fault = f"{name} is missing; every bar needs one"
+        elif _WHOLE_WITH_POINT.fullmatch(value):  # 7 and 7.0 would be two units of one client
+            fault = f"{name} is {value}; it should be text or a whole number like 7"
+        else:
+            continue
+        raise _BadRow(int(np.argmax(codes == code)), fault)
     order = np.argsort(codes, kind="stable")
     bounds = np.cumsum(np.bincount(codes, minlength=len(values)))[:-1]
     return dict(zip(values, np.split(order, bounds), strict=True))

@@ -134,6 +134,21 @@ def describe(config: ConfigDict) -> Facts:
     return _with_dataset(config, _facts)._replace(source=str(config.data.source))
 
 
+def name(config: ConfigDict) -> str:
+    """Names the dataset that a config's data make, without preparing it.
+
+    Args:
+      config: The run's config, see `load`.
+
+    Returns:
+      A name with a digest of source, settings and code.
+
+    Raises:
+      InputError: As `load` does.
+    """
+    return _resolve(config)[0].name
+
+
 def _facts(builder: CandlestickGaf) -> Facts:
     """What the dataset's own files say, and its settings."""
     settings = builder.builder_config

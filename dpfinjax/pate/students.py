@@ -14,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from numpy.typing import NDArray
 
-from dpfinjax import settings
+from dpfinjax import settings, sweeps
 from dpfinjax.data import Examples, Facts, Splits
 from dpfinjax.data.patterns import PATTERNS
 from dpfinjax.pate import aggregation, ensemble, plan
@@ -88,7 +88,7 @@ def students_of(config: ConfigDict, facts: Facts) -> list[Student]:
     available, name = sum(facts.examples["public"].values()), settings.data_name(facts)
     return [
         Student(label, model.cell, model.config, plan.plan(model.config, available), name)
-        for label, model in settings.models_of(config, "pate").items()
+        for label, model in sweeps.models_of(config, "pate").items()
     ]
 
 

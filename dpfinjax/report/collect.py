@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from numpy.typing import NDArray
 
-from dpfinjax import privacy, settings, workdir
+from dpfinjax import privacy, sweeps, workdir
 from dpfinjax.attacks import metrics
 from dpfinjax.data.patterns import PATTERNS
 from dpfinjax.report import wording
@@ -183,7 +183,7 @@ def _cells(folder: Path) -> list[_Cell]:
     if not (folder / FINISHED).exists():
         return []
     config, part = ConfigDict(_json(folder / workdir.CONFIG)["config"]), folder.name
-    found = settings.models_of(config, "pate" if part == "pate" else None)
+    found = sweeps.models_of(config, "pate" if part == "pate" else None)
     runs: dict[str, list[str]] = {}
     for name, model in found.items():
         runs.setdefault(model.cell, []).append(name)
@@ -198,8 +198,7 @@ def _model(folder: Path, cell: _Cell, command_of: Command) -> Model:
     """One way to train a model, over its seeds."""
     place = folder / cell.part
     rows = [row for row in _csv(place / "results.csv") if row["model"] in {cell.name, *cell.runs}]
-    stated = _json(place / "privacy.json")
-    stated = stated if cell.alone else stated[cell.runs[0]]
+    stated = _stated(_json(place / "privacy.json"), cell)
     attacked, name = _attacked(folder, cell), f"{cell.part}/{cell.name}"
     return Model(
         name=name,
@@ -223,6 +222,12 @@ def _model(folder: Path, cell: _Cell, command_of: Command) -> Model:
         nonmembers=_sample(attacked, "nonmember_probs"),
         exposure=_exposure(attacked),
     )
+
+
+def _stated(content: Mapping[str, Any], cell: _Cell) -> Mapping[str, Any]:
+    """The claim about a cell: of its seeds the largest, as what PATE releases may differ."""
+    claims = [content] if cell.alone else [content[name] for name in cell.runs]
+    return max(claims, key=lambda claim: float(claim["epsilon"]))
 
 
 def _label(cell: _Cell) -> str:
@@ -389,8 +394,9 @@ def _remarks(
     found = [_about_accuracy(facts["examples"], models)]
     if config.data.source != "sim":
         found.append(
-            "No epsilon covers this page: it shows windows of the private bars, and figures that "
-            "were computed from them."
+            "No epsilon covers this page: it shows windows of the private bars, figures that were "
+            "computed from them, and the seed, with which the noise of a shared model can be "
+            "removed. Share the model, not the page."
         )
     else:
         found.append("The bars are simulated: nothing here tells how it would be with real ones.")
@@ -406,6 +412,14 @@ def _remarks(
         "A command for one model alone has that model's settings and draws other noise, so its "
         "figures differ as they do between seeds."
     )
+    private = sum(model.family != _BASELINE for model in models)
+    if private > 1:
+        found.append(
+            "Each epsilon is that of one training. Choosing by the accuracies of "
+            f"{private} private ways to train, as this page does, spends more, and so does sharing "
+            "several models; launch.dpsgd with config.sweep.select='private' chooses at a stated "
+            "price."
+        )
     about_attacks = _about_attacks(folder / "attack", config, models)
     return [*accusations(folder), *found, *about_attacks, about_commands]
 

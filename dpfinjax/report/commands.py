@@ -14,7 +14,7 @@ def command(job: str, variants: Mapping[str, ConfigDict], config: ConfigDict, fo
     """Returns the shortest command that runs a launcher with a config.
 
     A flag is given for each field that differs from the variant's. A field that is None here and is
-    not there has none, since none can say so: another flag clears it, see `settings.EITHER_OR`, or
+    not there has none, since none can say so: another flag clears it, see `sweeps.EITHER_OR`, or
     the variant is not the one to start from.
 
     Args:

@@ -718,11 +718,24 @@ def test_series_go_on_in_the_next_file(tmp_path):
         bars_lib.read_by(paths[::-1], "client")
 
 
+def test_clients_that_are_fractions_are_refused(tmp_path):
+    series, rows = interleaved()
+    time, *prices, names = zip(*rows, strict=True)
+    table = {"time": np.array(time)} | dict(zip(FIELDS, map(np.array, prices), strict=True))
+    table["client"] = np.arange(len(names)) % len(series) + 0.0
+    pq.write_table(pa.table(table), tmp_path / "bars.parquet")
+    with pytest.raises(InputError, match="client is of type double; it should be text or whole"):
+        bars_lib.read_by(tmp_path / "bars.parquet", "client")
+
+
 @pytest.mark.parametrize(
     ("line", "old", "new", "sentence"),
     [
         (4, ",anna", ",", r"bars\.csv, line 4: client is missing"),
         (4, ",anna", ", ", r"bars\.csv, line 4: client is missing"),
+        (4, ",anna", ",NaN", r"bars\.csv, line 4: client is missing"),
+        (4, ",anna", ",null", r"bars\.csv, line 4: client is missing"),
+        (4, ",anna", ",7.0", r"bars\.csv, line 4: client is 7\.0; .* a whole number like 7"),
         (4, "T21:00", "T20:59", r"bars\.csv, line 4: time .* repeats the row before"),
         (5, "2018-", "2017-", r"bars\.csv, line 5: time .* comes before"),
         (4, ",anna", ",anna,1", r"bars\.csv, line 4: 8 columns"),

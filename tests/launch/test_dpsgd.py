@@ -187,6 +187,7 @@ def test_only_the_best_of_the_drawn_runs_is_shared(tmp_path, cache, capsys):
     assert {"metrics.jsonl", "accuracy_per_pattern.csv", "training_curves.png"} <= {
         f.name for f in shared
     }
+    assert b"seconds" not in (run / "metrics.jsonl").read_bytes()  # they would tell how many ran
     assert not any(b"draw=" in f.read_bytes() or "draw=" in str(f) for f in shared)
 
     again_it_is_the_same(config, run, outcome)

@@ -12,7 +12,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from configs import study as study_config
-from dpfinjax import data, experiment, memory, pretraining, report, settings, workdir
+from dpfinjax import data, experiment, memory, pretraining, report, sweeps, workdir
 from dpfinjax.data.patterns import PATTERNS
 from dpfinjax.errors import InputError
 from dpfinjax.report import collect
@@ -258,7 +258,8 @@ def test_a_study_that_was_stopped_goes_on_with_what_is_left(done, cache, tmp_pat
         ({"privacy.unit": "day"}, "config.privacy.unit is 'day', but pate works window by window"),
         ({"data.source": "/no/bars.csv"}, "/no/bars.csv"),
         ({"parts": ("pretrained",), "data.seed": pretraining.MARKET}, "config.data.seed is 7408"),
-        ({"attacked": ("dpsgd", "pate")}, "config.attacked has 'pate'"),
+        ({"attacked": ("dpsgd", "gan")}, "config.attacked is 'dpsgd,gan'"),
+        ({"attacked": ("",)}, "config.attacked is ''"),
         ({"attacked": ("pretrained",)}, "config.parts has attack without pretrained"),
         ({"dpsgd.clip_norm": 0.0}, "config.dpsgd.clip_norm is 0.0"),
         ({"dpsgd.cells": ({"colour": 1},)}, "config.dpsgd.cells changes 'colour'"),
@@ -369,12 +370,12 @@ def test_a_model_s_command_gives_its_settings(monkeypatch):
         config = study_config.get_config(variant)
         for part in collect.TRAININGS:
             whole, name = launcher.config_of(config, part), "pate" if part == "pate" else None
-            models = settings.models_of(whole, name)
+            models = sweeps.models_of(whole, name)
             for model in {model.cell: model for model in models.values()}.values():
                 family = "baseline" if model.cell == "baseline" else part
                 given = parsed(launcher.command_of("a/b", family, model.config), monkeypatch)
                 (alone,) = {
-                    m.cell: m.config for m in settings.models_of(given, name).values()
+                    m.cell: m.config for m in sweeps.models_of(given, name).values()
                 }.values()
                 assert told(alone, seed=config.seed) == told(model.config, seed=config.seed)
 
@@ -389,7 +390,7 @@ def parsed(command, patch):
     found = config_flags.DEFINE_config_file("config", flag_values=values)
     flags.DEFINE_string("workdir", "", "", flag_values=values)
     values([job, *words])
-    settings.settle_pairs(found.value, config_flags.get_override_values(values["config"]))
+    sweeps.settle_pairs(found.value, config_flags.get_override_values(values["config"]))
     return found.value
 
 

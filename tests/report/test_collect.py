@@ -86,6 +86,15 @@ def test_a_statement_read_from_its_file_is_the_statement(statement):
     assert found._replace(assumptions=tuple(found.assumptions)) == statement
 
 
+def test_of_several_seeds_the_largest_epsilon_is_told():
+    cell = collect._Cell("pate", "pate", ("one", "two", "three"), ConfigDict(), {}, False)
+    content = {"one": {"epsilon": 1.5}, "two": {"epsilon": 1.9}, "three": {"epsilon": 1.7}}
+    assert collect._stated(content, cell) == {"epsilon": 1.9}
+    content["three"]["epsilon"] = "inf"
+    assert collect._stated(content, cell) == {"epsilon": "inf"}
+    assert collect._stated(content["one"], cell._replace(alone=True)) == {"epsilon": 1.5}
+
+
 def config_of(source, **changes):
     config = ConfigDict({"data": data.default_config()})
     config.data.source = source
