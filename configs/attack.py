@@ -25,7 +25,7 @@ Examples:
 
 from ml_collections import ConfigDict
 
-from configs import dpsgd
+from configs import baseline, dpsgd
 from configs.common import QUICK_SIM_BARS, variant_of
 
 
@@ -47,6 +47,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.targets = ""
     config.data.fractions = (0.40, 0.05, 0.10, 0.05, 0.40)
     config.with_baseline = True
+    config.baseline = baseline.without_privacy()
     config.baseline.update(epochs=120.0, weight_decay=0.0)
     config.clip_norm = 1.0
     config.model.variant = "gaf_series"

@@ -41,7 +41,7 @@ def training() -> ConfigDict:
     config.clip_rule = "flat"
     config.clip_norm = 0.3
     # So many noisy copies of a window beside it, whose gradients are averaged before clipping.
-    config.augment = ConfigDict({"copies": 0, "price_noise": 0.01, "scale_jitter": 0.1})
+    config.augment = ConfigDict({"copies": 0, "price_noise": 0.01, "scale_jitter": 0.2})
     # Bars of a simulated market, public by construction, to train on before; 0 for none.
     config.pretrain = ConfigDict({"sim_bars": 0, "epochs": 40.0})
     config.microbatch = config_dict.placeholder(int)

@@ -37,6 +37,7 @@ def _paper(config: ConfigDict) -> None:
         batch_size=30, epochs=120.0, learning_rate=0.0006, momentum=0.9, schedule="constant"
     )
     config.ema_decay = 0.0
+    config.augment.copies = 0
     cells: list[dict[str, float]] = []
     sweep(lambda **cell: cells.append(cell))
     config.cells = tuple(cells)
@@ -53,6 +54,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.target_epsilon = 4.0
     config.epochs = 100.0
     config.ema_decay = 0.98
+    config.augment.copies = 1
     config.with_baseline = False
     config.baseline = baseline.overrides()
     variant_of("configs/dpsgd.py", {"quick": _quick, "paper": _paper}, variant)(config)

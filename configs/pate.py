@@ -74,7 +74,7 @@ def get_config(variant: str = "") -> ConfigDict:
         del config[field]
     for part in ("teacher", "student"):
         config[part] = training()
-        config[part].update(baseline.overrides())
+        config[part].update(baseline.without_privacy())
     config.teachers = 100
     config.mechanism = "confident"
     config.target_epsilon = 8.0

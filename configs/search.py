@@ -26,12 +26,17 @@ NETWORKS: tuple[dict[str, Any], ...] = (
     {"model.hidden": (64, 64)},
     {"model.hidden": (64, 64, 64)},
     {"model.dense_activation": "relu"},
-    {"model.variant": "gaf_cnn"},
-    {"model.variant": "gaf_cnn", "model.conv_activation": "relu"},
-    {"model.variant": "gaf_cnn", "model.input": "normalised"},
-    {"model.variant": "gaf_cnn", "model.groups": 4},
-    {"model.variant": "gaf_cnn", "model.groups": 4, "model.standardise": True},
-    {"model.variant": "paper_dpsgd"},
+    *(
+        {"model.variant": "gaf_cnn", "augment.copies": 0} | changes
+        for changes in (
+            {},
+            {"model.conv_activation": "relu"},
+            {"model.input": "normalised"},
+            {"model.groups": 4},
+            {"model.groups": 4, "model.standardise": True},
+        )
+    ),
+    {"model.variant": "paper_dpsgd", "augment.copies": 0},
 )
 
 TRAINING: tuple[dict[str, Any], ...] = (
@@ -49,7 +54,11 @@ TRAINING: tuple[dict[str, Any], ...] = (
     {"momentum": 0.9, "learning_rate": 0.6},
     {"schedule": "linear"},
     {"ema_decay": 0.0},
+    {"augment.copies": 0},
     {"augment.copies": 3},
+    {"augment.copies": 7},
+    {"augment.scale_jitter": 0.1},
+    {"augment.price_noise": 0.03},
 )
 
 

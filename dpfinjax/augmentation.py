@@ -1,9 +1,12 @@
 """Noisy copies of Gramian angular field images, made on the device from what they encode."""
 
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from dpfinjax import noise
 
 
 class Augmentation(NamedTuple):
@@ -46,14 +49,25 @@ def with_copies(key: jax.Array, image: jax.Array, how: Augmentation) -> jax.Arra
     """
     diagonal = jnp.diagonal(image, axis1=0, axis2=1).T
     series = jnp.sqrt(jnp.clip((diagonal + 1) / 2, 0, 1))
-    noise_key, low_key, high_key = jax.random.split(key, 3)
+    noise_key, ends_key = jax.random.split(key)
     shape = (how.copies, *series.shape)
-    ends = (how.copies, 1, series.shape[1])
-    low = jax.random.uniform(low_key, ends, maxval=how.scale_jitter)
-    high = 1 - jax.random.uniform(high_key, ends, maxval=how.scale_jitter)
-    moved = series + how.price_noise * jax.random.normal(noise_key, shape)
-    cosine = jnp.clip(low + (high - low) * moved, 0, 1)
+    moved = series + how.price_noise * noise.normals(noise_key, math.prod(shape)).reshape(shape)
+    low, high = _ends(ends_key, (how.copies, 1, series.shape[1]), how.scale_jitter)
+    # The barrier keeps a CPU compiler from drawing the numbers again for each pixel.
+    cosine = jax.lax.optimization_barrier(jnp.clip(low + (high - low) * moved, 0, 1))
     sine = jnp.sqrt((1 - cosine) * (1 + cosine))
     copies = cosine[:, :, None] * cosine[:, None] - sine[:, :, None] * sine[:, None]
     constant = ~diagonal.any(axis=0)
     return jnp.concatenate([image[None], jnp.where(constant, 0.0, copies)])
+
+
+def _ends(
+    key: jax.Array, shape: tuple[int, ...], scale_jitter: float
+) -> tuple[jax.Array, jax.Array]:
+    """Where the least and the greatest number of a channel come to lie."""
+    counters = jax.lax.iota(jnp.uint32, math.prod(shape)).reshape(shape)
+    low, high = (
+        scale_jitter * 2.0**-24 * (word >> 8).astype(jnp.float32)
+        for word in noise.words(key, counters, "copies")
+    )
+    return low, 1 - high

@@ -27,18 +27,27 @@ CONVOLUTIONS: dict[str, Callable[..., jax.Array]] = {
 }
 
 
+# Means by channel, measured on a simulated market, so that they tell nothing of any private bar.
+_IMAGE_MEAN = (-0.27, -0.66, -0.67, -0.29)
+_SERIES_MEAN = (0.5, 0.22, 0.22, 0.5)
+
+
 def _normalised(image: jax.Array) -> jax.Array:
     """Images with channels of about mean 0 and deviation 1."""
-    # Measured on a simulated market, so that they tell nothing of any private bar.
-    return (image - jnp.array((-0.27, -0.66, -0.67, -0.29))) / 0.53
+    return (image - jnp.array(_IMAGE_MEAN)) / 0.53
 
 
 def _series(image: jax.Array) -> jax.Array:
-    """The scaled channels that an image encodes, in [-1, 1], [..., length, 4]; see `gaf.decode`."""
+    """The scaled channels that an image encodes, [..., length, 4], see `gaf.decode`; centred.
+
+    Twice as long as they are there, and less their means: inputs whose mean is not 0 make steps of
+    one length wrong for some weights.
+    """
     diagonal = jnp.diagonal(image, axis1=-3, axis2=-2)
     scaled = jnp.sqrt(jnp.clip((diagonal + 1) / 2, 0, 1))
     constant = ~diagonal.any(axis=-1, keepdims=True)
-    return jnp.swapaxes(2 * jnp.where(constant, 0.0, scaled) - 1, -1, -2)
+    series = jnp.swapaxes(jnp.where(constant, 0.0, scaled), -1, -2)
+    return 2 * (series - jnp.array(_SERIES_MEAN))
 
 
 def _standardised(params: Any) -> Any:
@@ -67,8 +76,8 @@ class GafCnn(nn.Module):
     Attributes:
       classes: number of logits.
       input: a name in `INPUTS`: the image as it is, with channels normalised by constants, or the
-        series that its main diagonal holds, from which every other pixel can be computed; a series
-        is not convolved.
+        series that its main diagonal holds, from which every other pixel can be computed, centred
+        by constants; a series is not convolved.
       widths: channels of each convolution.
       strides: stride of each convolution, as long as `widths`.
       kernel_size: side of every square kernel, in pixels.

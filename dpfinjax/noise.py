@@ -9,7 +9,7 @@ import numpy as np
 
 from dpfinjax.errors import InputError
 
-STREAMS = {"noise": 0x6E6F6973, "coins": 0x636F696E}
+STREAMS = {"noise": 0x6E6F6973, "coins": 0x636F696E, "copies": 0x636F7069}
 """What the words of a key are for, as the first word of the counter: no stream has a block of
 another, nor one that `jax.random` derives from the same key, where the first word is 0."""
 

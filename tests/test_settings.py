@@ -207,7 +207,7 @@ def test_learning_rate_weight_decay_copies_and_average_change_no_promise():
         assert plan.hparams.noise_multiplier == expected.hparams.noise_multiplier
         assert plan.hparams.sample_rate == expected.hparams.sample_rate
     copied = settings.plan(make_config(augment={"copies": 7}), make_facts()).spec
-    assert copied.augmentation == Augmentation(7, 0.01, 0.1)
+    assert copied.augmentation == Augmentation(7, 0.01, 0.2)
     assert copied.microbatch * 8 <= 512 < expected.spec.microbatch * 8
 
 
@@ -317,7 +317,7 @@ def test_a_model_without_privacy_trains_on_all_windows_whatever_the_unit():
 
 @pytest.mark.parametrize(("method", "windows"), [("ghost", 512), ("vmap", 64)])
 def test_a_piece_of_units_has_as_many_windows_as_the_largest_piece_of_windows(method, windows):
-    config = make_config(batch_size=590, clip_method=method)
+    config = make_config(batch_size=590, clip_method=method, augment={"copies": 0})
     config.privacy.update(unit="day", windows_per_unit=16)
     piece = settings.plan(config, make_days(DAYS)).spec.microbatch
     assert windows / 2 < 16 * piece <= windows
