@@ -387,9 +387,7 @@ def _assumptions(config: ConfigDict, examples: int, used: units.Usage | None) ->
         first += (
             "A unit counts once, whatever its windows: at most "
             f"{config.privacy.windows_per_unit} of them are used, spread evenly over its own by "
-            "their number alone, and the mean of their losses has one gradient, clipped once. Of "
-            f"{used.windows} training windows {used.used} are used; these two numbers are not "
-            "covered.",
+            "their number alone, and the mean of their losses has one gradient, clipped once.",
         )
     return (
         *first,
@@ -397,8 +395,8 @@ def _assumptions(config: ConfigDict, examples: int, used: units.Usage | None) ->
         "run's folder were computed from the private examples and are not covered.",
         f"The number of training {noun}, and with it the sample rate, is public.",
         CHOSEN_UNSEEN,
-        f"The noise comes from config.seed={config.seed} through a counter-based generator, taken "
-        "to be as good as random: whoever knows the seed, or tries all 2^32, can remove the noise.",
+        "The noise comes from config.seed through a counter-based generator, taken to be as good "
+        "as random: whoever knows the seed, or tries all 2^32, can remove the noise.",
         "Noise is drawn and added in float32; attacks on the rounding of floating-point noise "
         "(Mironov 2012) are not excluded.",
     )

@@ -13,9 +13,23 @@ the config file and can be given as --config.<field>=<value>.
 
 from pathlib import Path
 
+import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
-from dpfinjax import data, experiment, privacy, results, selection, workdir
+from dpfinjax import (
+    data,
+    experiment,
+    models,
+    privacy,
+    release,
+    results,
+    selection,
+    training,
+    workdir,
+)
+from dpfinjax.data import Examples
+from dpfinjax.data.patterns import PATTERNS
 from launch import app
 
 
@@ -46,6 +60,10 @@ def train_and_evaluate(config: ConfigDict, folder: str | Path) -> list[experimen
     known = results.count(folder / "results.csv")
     for finished in experiment.train_all(runs, splits, folder, config.models_at_once):
         outcomes += finished
+        for outcome in finished:
+            (run,) = (run for run in runs if run.name == outcome.name)
+            place = folder / run.name if len(runs) > 1 else folder
+            _release(place, run, outcome, splits.public)
         if len(outcomes) >= known:  # a resumed run never writes less than is there
             results.write(folder / "results.csv", [outcome.row for outcome in outcomes])
             statements = {outcome.name: outcome.statement for outcome in outcomes}
@@ -89,9 +107,33 @@ def select_the_best(config: ConfigDict, folder: str | Path) -> list[experiment.O
         return []
     results.write(folder / "results.csv", [outcome.row])
     privacy.write(folder / "privacy.json", {outcome.name: outcome.statement}, named=False)
+    (run,) = (run for run in chosen.candidates if run.name == outcome.name)
+    _release(folder, run, outcome, splits.public)
     print(f"{outcome.name}: {outcome.statement.sentence()}")
-    print(f"\n{results.table([outcome.row])}\n\nWritten to {folder}; share nothing of its private/")
+    print(
+        f"\n{results.table([outcome.row])}\n\nWritten to {folder}; share nothing but its release/"
+    )
     return [outcome]
+
+
+def _release(
+    folder: Path, run: experiment.Run, outcome: experiment.Outcome, public: Examples
+) -> None:
+    """Writes what may be shared of a private model."""
+    module = models.build(**run.config.model)
+    examples = training.Data(jnp.asarray(public.image), jnp.asarray(public.label))
+    logits = np.asarray(training.evaluate(outcome.params, examples, module).logits)
+    start = "random parameters"
+    if run.plan.spec.start:
+        start = "parameters trained on a simulated market, which is public"
+    release.write(
+        folder,
+        run.cell,
+        release.Model(module, outcome.params, PATTERNS, public.image.shape[1]),
+        outcome.statement,
+        release.accuracy_of(logits, public.label),
+        f"Trained by DP-SGD (clipped gradients and Gaussian noise) from {start}.",
+    )
 
 
 if __name__ == "__main__":
