@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from dpfinjax import (
     data,
+    entropy,
     experiment,
     models,
     privacy,
@@ -53,8 +54,10 @@ def train_and_evaluate(config: ConfigDict, folder: str | Path) -> list[experimen
     experiment.models_of(config)
     workdir.check(folder, config)
     splits, facts = data.load(config), data.describe(config)
-    runs = experiment.runs_of(config, facts)
+    settled = entropy.settled(config, folder)
+    runs = experiment.runs_of(settled, facts)
     folder = workdir.claim(folder, config, experiment.bound(runs, facts))
+    entropy.keep(settled, folder)
 
     outcomes: list[experiment.Outcome] = []
     known = results.count(folder / "results.csv")
@@ -93,8 +96,10 @@ def select_the_best(config: ConfigDict, folder: str | Path) -> list[experiment.O
     """
     workdir.check(folder, config)
     splits, facts = data.load(config), data.describe(config)
-    chosen = selection.plan(config, facts)
+    settled = entropy.settled(config, folder)
+    chosen = selection.plan(settled, facts)
     folder = workdir.claim(folder, config, experiment.bound(chosen.candidates, facts))
+    entropy.keep(settled, folder)
     workdir.claim(folder / selection.PRIVATE, config, selection.bound(chosen))
 
     outcome = selection.train(chosen, splits, folder, config.models_at_once)
@@ -102,7 +107,7 @@ def select_the_best(config: ConfigDict, folder: str | Path) -> list[experiment.O
         spent = privacy.shown(chosen.candidates[0].plan.statement.epsilon)
         print(
             f"By chance the number of runs is 0, so no model is shared; epsilon = {spent} is spent "
-            "all the same. Another config.seed draws again, and spends it again."
+            "all the same. Another folder or config.seed draws again, and spends it again."
         )
         return []
     results.write(folder / "results.csv", [outcome.row])

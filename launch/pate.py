@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 
 from dpfinjax import (
     data,
+    entropy,
     models,
     privacy,
     release,
@@ -67,13 +68,15 @@ def train_and_vote(config: ConfigDict, folder: str | Path) -> list[dict[str, Any
     workdir.check(folder, config)
     splits, facts = data.load(config), data.describe(config)
     _check_public(facts)
-    cells = students.students_of(config, facts)
+    settled = entropy.settled(config, folder)
+    cells = students.students_of(settled, facts)
     keys = students.keys_of(cells)
     parts = {
         (cell.plan.teachers, cell.config.seed): students.parts(cell, key.partition, splits.train)
         for cell, key in zip(cells, keys, strict=True)
     }
     folder = workdir.claim(folder, config, students.bound(cells))
+    entropy.keep(settled, folder)
 
     labels = [
         _labels(cell, key, parts[cell.plan.teachers, cell.config.seed], splits, folder)

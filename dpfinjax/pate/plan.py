@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from numpy.typing import NDArray
 
-from dpfinjax import accounting, privacy
+from dpfinjax import accounting, entropy, privacy
 from dpfinjax.data import Facts
 from dpfinjax.data.patterns import PATTERNS
 from dpfinjax.errors import InputError
@@ -347,8 +347,8 @@ def _assumptions(config: ConfigDict) -> tuple[str, ...]:
         "The number of training examples, from which the teachers' steps follow, is public and "
         "fixed in advance: both of two neighbours are trained for as many steps.",
         "Each student is stated by itself; sharing several adds up.",
-        "The noise comes from config.seed through a counter-based generator, taken to be as good "
-        "as random: whoever knows the seed, or tries all 2^32, can remove the noise.",
-        "Noise is drawn and added in float32.",
+        entropy.assumption(config),
+        "Noise is made of normal numbers by the method of Box and Muller, which end at 7.54 "
+        "standard deviations, and added in float32. Epsilon and delta are those of exact noise.",
         *released,
     )

@@ -27,6 +27,7 @@ from tests.launch.test_app import CLONE
 from tests.test_release import STATED
 
 SMALL = {
+    "seed": 0,
     "data.sim_bars": 120_000,
     "batch_size": 64,
     "epochs": 6.0,

@@ -45,7 +45,7 @@ CELLS = (
 def make_config(cache, **changes):
     config = pate_config.get_config("quick")
     config.data.update(sim_bars=120_000, cache_dir=cache)
-    config.update(teachers=4, threshold=2.0, answers=20, cells=CELLS)
+    config.update(seed=0, teachers=4, threshold=2.0, answers=20, cells=CELLS)
     for part in ("teacher", "student"):
         config[part].model.hidden = (8,)
         config[part].epochs = 3.0
