@@ -74,6 +74,7 @@ def test_a_file_is_whole_or_absent(place, tmp_path, monkeypatch):
         yield next(answer(*arguments))
         raise KeyboardInterrupt
 
+    monkeypatch.setattr(inference, "_PIXELS", 100 * 50)  # so that the first chunk is not all
     monkeypatch.setattr(inference, "answer", interrupted)
     with pytest.raises(KeyboardInterrupt):
         predict.predict(make_config(place), tmp_path)
