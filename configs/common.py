@@ -22,7 +22,8 @@ def common() -> ConfigDict:
 def training() -> ConfigDict:
     """Returns the fields of a training; a None is meant to be filled in or left out."""
     config = ConfigDict()
-    config.seed = 0
+    # None draws it from the operating system, once a run, and keeps it in seed.json of the workdir.
+    config.seed = config_dict.placeholder(int)
     config.model = ConfigDict({"variant": "gaf_series"})
     for name in models.GafCnn.__dataclass_fields__:
         if name not in ("parent", "name"):

@@ -75,6 +75,12 @@ class Statement(NamedTuple):
         content = {name: _json_number(value) for name, value in self._asdict().items()}
         content["neighbouring_relation"] = RELATION
         content["assumptions"] = list(self.assumptions)
+        if self.windows_used is not None and self.windows_left_out is not None:
+            windows = self.windows_used + self.windows_left_out
+            content["assumptions"].append(
+                f"Of {windows} training windows {self.windows_used} are used; these two numbers "
+                "are not covered."
+            )
         for name in ("published_epsilon", "windows_per_unit", "windows_used", "windows_left_out"):
             if content[name] is None:
                 del content[name]
@@ -83,6 +89,14 @@ class Statement(NamedTuple):
             choice = self.tuning._asdict()
             content |= {name: _json_number(value) for name, value in choice.items()}
         return content
+
+    def shareable(self) -> "Statement":
+        """Returns the claim with nothing beside it that epsilon does not cover.
+
+        Left are settings, the choice among candidates, which epsilon includes, and the number of
+        units, which the assumptions call public, with what follows from it.
+        """
+        return self._replace(published_epsilon=None, windows_used=None, windows_left_out=None)
 
     def sentence(self) -> str:
         """Returns the claim in plain words."""
@@ -154,6 +168,12 @@ class Claim(Protocol):
 
     def to_json(self) -> dict[str, Any]:
         """Returns the content of `privacy.json`."""
+
+    def sentence(self) -> str:
+        """Returns the claim in plain words."""
+
+    def shareable(self) -> "Claim":
+        """Returns the claim with nothing beside it that epsilon does not cover."""
 
 
 def write(path: str | Path, statements: Mapping[str, Claim], named: bool) -> None:

@@ -12,7 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from dpfinjax import accounting, clipping, models, pretraining, privacy, recipes, sweeps, workdir
+from dpfinjax import (
+    accounting,
+    clipping,
+    entropy,
+    models,
+    pretraining,
+    privacy,
+    recipes,
+    sweeps,
+    workdir,
+)
 from dpfinjax.augmentation import Augmentation
 from dpfinjax.data import Facts, units
 from dpfinjax.data.patterns import PATTERNS
@@ -63,7 +73,7 @@ def check(config: ConfigDict) -> None:
     if noise is not None and not 0 <= noise <= accounting.MAX_NOISE_MULTIPLIER:
         most = f"{accounting.MAX_NOISE_MULTIPLIER:g}"
         raise InputError(f"config.noise_multiplier is {noise}; it must be from 0 to {most}.")
-    if not 0 <= config.seed < 2**32:
+    if config.seed is not None and not 0 <= config.seed < 2**32:
         raise InputError(f"config.seed is {config.seed}; it must be from 0 to 2^32 - 1.")
     if not 0 < config.delta < 1:
         raise InputError(f"config.delta is {config.delta}; it must be above 0 and below 1.")
@@ -172,10 +182,16 @@ def key(config: ConfigDict, data: str, purpose: str) -> jax.Array:
     has the key that it had.
 
     Args:
-      config: the whole config of one model.
+      config: the whole config of one model, with what `entropy.settled` drew where its seed is not
+        fixed; the digest that the key comes from is of all of it.
       data: the data set, see `data_name`.
       purpose: what the key is for.
+
+    Raises:
+      ValueError: if the config is one to plan with, from which no noise may come.
     """
+    if config.seed is None or config.get("entropy", 0) is None:
+        raise ValueError("A private run's randomness must be drawn first, see entropy.settled.")
     words = json.dumps([workdir.as_json(config), data, purpose], sort_keys=True)
     digest = hashlib.sha256(words.encode()).digest()
     found = jax.random.key(config.seed)
@@ -387,9 +403,7 @@ def _assumptions(config: ConfigDict, examples: int, used: units.Usage | None) ->
         first += (
             "A unit counts once, whatever its windows: at most "
             f"{config.privacy.windows_per_unit} of them are used, spread evenly over its own by "
-            "their number alone, and the mean of their losses has one gradient, clipped once. Of "
-            f"{used.windows} training windows {used.used} are used; these two numbers are not "
-            "covered.",
+            "their number alone, and the mean of their losses has one gradient, clipped once.",
         )
     return (
         *first,
@@ -397,8 +411,9 @@ def _assumptions(config: ConfigDict, examples: int, used: units.Usage | None) ->
         "run's folder were computed from the private examples and are not covered.",
         f"The number of training {noun}, and with it the sample rate, is public.",
         CHOSEN_UNSEEN,
-        f"The noise comes from config.seed={config.seed} through a counter-based generator, taken "
-        "to be as good as random: whoever knows the seed, or tries all 2^32, can remove the noise.",
-        "Noise is drawn and added in float32; attacks on the rounding of floating-point noise "
-        "(Mironov 2012) are not excluded.",
+        entropy.assumption(config),
+        "Noise is drawn by the method of Box and Muller and added in float32: it lies on a grid, "
+        "ends at 7.54 standard deviations, where normal noise goes on with a chance of 5e-14, and "
+        "its distribution function is off by up to 3e-7. Epsilon and delta are those of exact "
+        "normal noise; attacks on its rounding (Mironov 2012) are not excluded.",
     )

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from dpfinjax import entropy
 from dpfinjax.errors import InputError
 
 # Fields of the run, and of no cell.
@@ -35,7 +36,8 @@ def models_of(config: ConfigDict, name: str | None = None) -> dict[str, Model]:
 
     A run has the model that its fields describe, or one for each of `cells` (a dict of the fields
     that it changes), after the non-private one where `with_baseline` is set; each of them `seeds`
-    times, with the seeds from `seed` on.
+    times, with the seeds from `seed` on, or from 0 where the operating system gives the randomness,
+    see `dpfinjax.entropy`.
 
     Args:
       config: the run's config; a cell names a field of a part with a dot, "model.hidden".
@@ -54,6 +56,7 @@ def models_of(config: ConfigDict, name: str | None = None) -> dict[str, Model]:
     for field in ("seeds", "models_at_once"):
         if config[field] < 1:
             raise InputError(f"config.{field} is {config[field]}; it must be at least 1.")
+    config = entropy.planned(config)
     if not 0 <= config.seed <= 2**32 - config.seeds:
         raise InputError(
             f"config.seed is {config.seed} for {config.seeds} seeds; they must be from 0 to "

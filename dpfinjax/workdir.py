@@ -5,6 +5,7 @@ import csv
 import importlib.metadata
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -133,6 +134,35 @@ def replacing(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def replacing_folder(path: str | Path) -> Iterator[Path]:
+    """Gives an empty folder beside `path`, which takes its place when the block ends well.
+
+    What a kill leaves is at worst no folder at `path`, or a hidden one that the next call removes.
+
+    Args:
+      path: the final name; what it held stays until the block has ended.
+
+    Yields:
+      The temporary folder, in which files, but no folders, are to be written.
+    """
+    path = Path(path)
+    temporary, former = (path.with_name(f".{path.name}.{word}") for word in ("new", "old"))
+    for left in (temporary, former):
+        shutil.rmtree(left, ignore_errors=True)
+    try:
+        temporary.mkdir()
+        yield temporary
+        for written in (*temporary.iterdir(), temporary):
+            _to_disk(written)
+        if path.exists():
+            os.replace(path, former)
+        os.replace(temporary, path)
+    finally:
+        for left in (temporary, former):
+            shutil.rmtree(left, ignore_errors=True)
+
+
 def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
     """Writes an object as indented, strictly standard JSON, whole or not at all."""
     with replacing(path) as temporary:
@@ -151,6 +181,15 @@ def write_npy(path: str | Path, array: np.ndarray) -> None:
     """Writes an array, whole or not at all."""
     with replacing(path) as temporary:
         np.save(temporary, array, allow_pickle=False)
+
+
+def _to_disk(path: Path) -> None:
+    """Waits until a file, or a folder's list of files, has reached the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -4,7 +4,8 @@ import contextlib
 import os
 import runpy
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import jax
 from absl import app, flags, logging
@@ -14,7 +15,11 @@ from dpfinjax import sweeps, workdir
 from dpfinjax.errors import InputError
 
 
-def run(job: Callable[[ConfigDict, str], object], name: str) -> None:
+def run(
+    job: Callable[[ConfigDict, str], object],
+    name: str,
+    shorthands: Mapping[str, type] = MappingProxyType({}),
+) -> None:
     """Runs a launcher's job with its config and its workdir, then ends the program.
 
     Exit codes: 0 when the job is done, 2 after a user's mistake, which is told in one sentence, 130
@@ -24,6 +29,8 @@ def run(job: Callable[[ConfigDict, str], object], name: str) -> None:
       job: a function of a config and a folder's path.
       name: the launcher's name; the config defaults to `configs/<name>.py`, the workdir to
         `logs/<name>`.
+      shorthands: the type of each field of the config that has a flag of its own too: --bars for
+        --config.bars.
     """
     logging.set_verbosity(logging.WARNING)
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
@@ -35,7 +42,7 @@ def run(job: Callable[[ConfigDict, str], object], name: str) -> None:
 
     def parse(argv: Sequence[str]) -> list[str]:
         with _mistakes_told():
-            config = _define_flags(name)
+            config = _define_flags(name, shorthands)
             left = flags.FLAGS(list(argv))
             if len(left) > 1:
                 raise InputError(f"{left[1]!r} is no flag; settings are given as --name=value.")
@@ -44,6 +51,9 @@ def run(job: Callable[[ConfigDict, str], object], name: str) -> None:
             sweeps.settle_pairs(
                 config.value, config_flags.get_override_values(flags.FLAGS["config"])
             )
+            for field in shorthands:
+                if flags.FLAGS[field].present:
+                    config.value[field] = flags.FLAGS[field].value
             _repeat_and_sweep(config.value, config_flags.get_config_filename(flags.FLAGS["config"]))
             return left
 
@@ -62,7 +72,7 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-def _define_flags(name: str) -> flags.FlagHolder:
+def _define_flags(name: str, shorthands: Mapping[str, type]) -> flags.FlagHolder:
     """Defines the launchers' flags; the config's already reads its file and overrides here."""
     try:
         config = config_flags.DEFINE_config_file(
@@ -74,12 +84,11 @@ def _define_flags(name: str) -> flags.FlagHolder:
     flags.DEFINE_string("workdir", f"logs/{name}", "Folder of all that is written.")
     flags.DEFINE_integer("seeds", None, "Train every model with so many seeds.", lower_bound=1)
     flags.DEFINE_bool("sweep", False, "Train the cells that the config file's sweep() adds.")
-    for flag in (
-        "config",
-        "workdir",
-        "seeds",
-        "sweep",
-    ):  # --help lists the flags of the module that was run
+    for field, kind in shorthands.items():
+        define = flags.DEFINE_integer if kind is int else flags.DEFINE_string
+        define(field, None, f"The same as --config.{field}.")
+    # --help lists the flags of the module that was run
+    for flag in ("config", "workdir", "seeds", "sweep", *shorthands):
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[flag])
     return config
 

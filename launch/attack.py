@@ -72,7 +72,7 @@ def attack_all(config: ConfigDict, folder: str | Path) -> list[report.Row]:
         experiment.models_of(trained_by)
     settings.check_window(trained_by, "launch.attack")
     splits, facts = data.load(trained_by), data.describe(trained_by)
-    pool = targets.pool(splits, config.seed)
+    pool = targets.pool(splits, config.seed or 0)
     if given:
         chosen = targets.trained(given, facts, config.get("first_seed_only", False))
     else:
@@ -134,7 +134,7 @@ def _attack(
     place, how = folder / run.name, dict(config.attack)
     models, labels = how.pop("models"), pool.examples.label
     params = targets.params(target, on_device)
-    membership = design.balanced(config.seed, models, len(labels))
+    membership = design.balanced(config.seed or 0, models, len(labels))
     shadows = _shadows(target, membership, pool, splits, place / "shadow_models", config)
     target_answers = answers.answer(params, on_device, module)
     for given in (target_answers, shadows.answers):
@@ -144,7 +144,7 @@ def _attack(
                 "must be trained with a smaller learning_rate."
             )
     found = report.scores(
-        jax.random.fold_in(jax.random.key(config.seed), zlib.crc32(run.name.encode())),
+        jax.random.fold_in(jax.random.key(config.seed or 0), zlib.crc32(run.name.encode())),
         target_answers,
         shadows.answers,
         membership,

@@ -183,7 +183,8 @@ def _try_mutants(config: ConfigDict, folder: str | Path) -> list[str]:
         if config[field] < 1:
             raise InputError(f"config.{field} is {config[field]}; it must be at least 1.")
     folder = workdir.claim(folder, config, {})
-    seeds = range(config.seed, config.seed + config.mutant_seeds)
+    first = config.seed or 0
+    seeds = range(first, first + config.mutant_seeds)
     print(f"{'mutant':<42} {'caught':>8} {'unbroken accused':>17}  caught by")
     found: dict[str, list[tuple[Verdict, Verdict]]] = {}
     for name in mutants.MUTANTS:

@@ -13,9 +13,24 @@ the config file and can be given as --config.<field>=<value>.
 
 from pathlib import Path
 
+import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
-from dpfinjax import data, experiment, privacy, results, selection, workdir
+from dpfinjax import (
+    data,
+    entropy,
+    experiment,
+    models,
+    privacy,
+    release,
+    results,
+    selection,
+    training,
+    workdir,
+)
+from dpfinjax.data import Examples
+from dpfinjax.data.patterns import PATTERNS
 from launch import app
 
 
@@ -39,13 +54,19 @@ def train_and_evaluate(config: ConfigDict, folder: str | Path) -> list[experimen
     experiment.models_of(config)
     workdir.check(folder, config)
     splits, facts = data.load(config), data.describe(config)
-    runs = experiment.runs_of(config, facts)
+    settled = entropy.settled(config, folder)
+    runs = experiment.runs_of(settled, facts)
     folder = workdir.claim(folder, config, experiment.bound(runs, facts))
+    entropy.keep(settled, folder)
 
     outcomes: list[experiment.Outcome] = []
     known = results.count(folder / "results.csv")
     for finished in experiment.train_all(runs, splits, folder, config.models_at_once):
         outcomes += finished
+        for outcome in finished:
+            (run,) = (run for run in runs if run.name == outcome.name)
+            place = folder / run.name if len(runs) > 1 else folder
+            _release(place, run, outcome, splits.public)
         if len(outcomes) >= known:  # a resumed run never writes less than is there
             results.write(folder / "results.csv", [outcome.row for outcome in outcomes])
             statements = {outcome.name: outcome.statement for outcome in outcomes}
@@ -75,8 +96,10 @@ def select_the_best(config: ConfigDict, folder: str | Path) -> list[experiment.O
     """
     workdir.check(folder, config)
     splits, facts = data.load(config), data.describe(config)
-    chosen = selection.plan(config, facts)
+    settled = entropy.settled(config, folder)
+    chosen = selection.plan(settled, facts)
     folder = workdir.claim(folder, config, experiment.bound(chosen.candidates, facts))
+    entropy.keep(settled, folder)
     workdir.claim(folder / selection.PRIVATE, config, selection.bound(chosen))
 
     outcome = selection.train(chosen, splits, folder, config.models_at_once)
@@ -84,14 +107,38 @@ def select_the_best(config: ConfigDict, folder: str | Path) -> list[experiment.O
         spent = privacy.shown(chosen.candidates[0].plan.statement.epsilon)
         print(
             f"By chance the number of runs is 0, so no model is shared; epsilon = {spent} is spent "
-            "all the same. Another config.seed draws again, and spends it again."
+            "all the same. Another folder or config.seed draws again, and spends it again."
         )
         return []
     results.write(folder / "results.csv", [outcome.row])
     privacy.write(folder / "privacy.json", {outcome.name: outcome.statement}, named=False)
+    (run,) = (run for run in chosen.candidates if run.name == outcome.name)
+    _release(folder, run, outcome, splits.public)
     print(f"{outcome.name}: {outcome.statement.sentence()}")
-    print(f"\n{results.table([outcome.row])}\n\nWritten to {folder}; share nothing of its private/")
+    print(
+        f"\n{results.table([outcome.row])}\n\nWritten to {folder}; share nothing but its release/"
+    )
     return [outcome]
+
+
+def _release(
+    folder: Path, run: experiment.Run, outcome: experiment.Outcome, public: Examples
+) -> None:
+    """Writes what may be shared of a private model."""
+    module = models.build(**run.config.model)
+    examples = training.Data(jnp.asarray(public.image), jnp.asarray(public.label))
+    logits = np.asarray(training.evaluate(outcome.params, examples, module).logits)
+    start = "random parameters"
+    if run.plan.spec.start:
+        start = "parameters trained on a simulated market, which is public"
+    release.write(
+        folder,
+        run.cell,
+        release.Model(module, outcome.params, PATTERNS, public.image.shape[1]),
+        outcome.statement,
+        release.accuracy_of(logits, public.label),
+        f"Trained by DP-SGD (clipped gradients and Gaussian noise) from {start}.",
+    )
 
 
 if __name__ == "__main__":

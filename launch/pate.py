@@ -20,8 +20,21 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from dpfinjax import data, privacy, results, resumable, settings, sweeps, training, workdir
+from dpfinjax import (
+    data,
+    entropy,
+    models,
+    privacy,
+    release,
+    results,
+    resumable,
+    settings,
+    sweeps,
+    training,
+    workdir,
+)
 from dpfinjax.data import Examples, Facts, Splits
+from dpfinjax.data.patterns import PATTERNS
 from dpfinjax.errors import InputError
 from dpfinjax.pate import pictures, plan, students
 from dpfinjax.pate.students import Keys, Labels, Student
@@ -55,13 +68,15 @@ def train_and_vote(config: ConfigDict, folder: str | Path) -> list[dict[str, Any
     workdir.check(folder, config)
     splits, facts = data.load(config), data.describe(config)
     _check_public(facts)
-    cells = students.students_of(config, facts)
+    settled = entropy.settled(config, folder)
+    cells = students.students_of(settled, facts)
     keys = students.keys_of(cells)
     parts = {
         (cell.plan.teachers, cell.config.seed): students.parts(cell, key.partition, splits.train)
         for cell, key in zip(cells, keys, strict=True)
     }
     folder = workdir.claim(folder, config, students.bound(cells))
+    entropy.keep(settled, folder)
 
     labels = [
         _labels(cell, key, parts[cell.plan.teachers, cell.config.seed], splits, folder)
@@ -71,13 +86,15 @@ def train_and_vote(config: ConfigDict, folder: str | Path) -> list[dict[str, Any
         cell.name: plan.state(cell.key("release"), cell.config, label.votes, cell.plan, facts)
         for cell, label in zip(cells, labels, strict=True)
     }
-    measured = _students(cells, keys, labels, splits, folder)
+    trained, measured = _students(cells, keys, labels, splits, folder)
     rows = [
         _row(cell, label, statements[cell.name], numbers, splits.public)
         for cell, label, numbers in zip(cells, labels, measured, strict=True)
     ]
     workdir.write_csv(folder / "results.csv", rows)
     privacy.write(folder / "privacy.json", statements, named=len(cells) > 1)
+    for cell, model in zip(cells, trained, strict=True):
+        _release(folder / cell.name, cell, model, statements[cell.name])
     _draw(folder, cells, labels, rows)
     for name, statement in statements.items():
         print(f"{name}: {statement.sentence()}")
@@ -154,13 +171,14 @@ def _labels(
 
 def _students(
     cells: list[Student], keys: list[Keys], labels: list[Labels], splits: Splits, folder: Path
-) -> list[dict[str, float]]:
-    """Trains all students together; returns the accuracies and seconds of each."""
+) -> tuple[list[release.Model], list[dict[str, float]]]:
+    """Trains all students together; returns each, and its accuracies and seconds."""
     config, public = cells[0].config, splits.public
     own, place = jnp.stack([key.student for key in keys]), folder / PRIVATE / "students"
     trained = students.train(own, config, labels, public, place, config.models_at_once)
     _, spec = students.student_settings(config, len(public.label))
-    measured = []
+    module, length = models.build(**config.student.model), public.image.shape[1]
+    found_models, measured = [], []
     for row, cell in enumerate(cells):
         state = jax.tree.map(lambda x: x[row], trained.state)  # noqa: B023
         (folder / cell.name).mkdir(exist_ok=True)
@@ -171,7 +189,18 @@ def _students(
             answer = training.evaluate(state.result, split, spec.module)
             found[f"{name}_accuracy"] = float(answer.accuracy)
         measured.append(found)
-    return measured
+        found_models.append(release.Model(module, state.result, PATTERNS, length))
+    return found_models, measured
+
+
+def _release(folder: Path, cell: Student, model: release.Model, claim: plan.Statement) -> None:
+    """Writes what may be shared of a student."""
+    origin = (
+        f"A student of PATE: {cell.plan.teachers} teachers, each trained on a part of the private "
+        "windows, voted on public ones; noise was added to their votes, and the student learned "
+        "from the answers."
+    )
+    release.write(folder, cell.cell, model, claim, None, origin)
 
 
 def _row(

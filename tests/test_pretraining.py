@@ -29,7 +29,7 @@ def make_config(cache, **changes):
     config.data.update(sim_bars=120_000, cache_dir=cache, fractions=(0.4, 0.05, 0.1, 0.05, 0.4))
     config.model.hidden = (4,)
     config.pretrain.update(sim_bars=60_000, epochs=1.0)
-    config.update(batch_size=64, epochs=None, steps=2, accountant="rdp", ema_decay=0.0)
+    config.update(seed=0, batch_size=64, epochs=None, steps=2, accountant="rdp", ema_decay=0.0)
     config.update_from_flattened_dict(changes)
     return config
 

@@ -17,7 +17,7 @@ CELLS = ({"learning_rate": 0.3}, {"batch_size": 256}, {"steps": 50})
 
 def make_config(**changes):
     config = dpsgd.get_config()
-    config.update(cells=CELLS, batch_size=1024, epochs=20.0, target_epsilon=2.0)
+    config.update(seed=0, cells=CELLS, batch_size=1024, epochs=20.0, target_epsilon=2.0)
     config.sweep.update(select="private", mean_runs=6.0)
     config.update(changes)
     return config

@@ -300,8 +300,11 @@ def test_the_statement_of_a_larger_unit_is_about_units(most):
     assert plan.windows_per_unit == min(most, 20)
     expected = dp_accounting_epsilon(statement, PLDAccountant())
     assert statement.epsilon == pytest.approx(expected, rel=1e-3)
-    told = " ".join(statement.assumptions)
+    told = " ".join(statement.to_json()["assumptions"])
     assert f"Of 5300 training windows {used} are used" in told
+    shared = statement.shareable().to_json()
+    assert "windows_used" not in shared
+    assert "5300" not in str(shared)
     assert "number of training units" in told
     assert statement.to_json()["windows_per_unit"] == most
 

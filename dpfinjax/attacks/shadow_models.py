@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from dpfinjax import accounting, experiment, memory, resumable, settings, workdir
+from dpfinjax import accounting, entropy, experiment, memory, resumable, settings, workdir
 from dpfinjax.attacks import answers, checks, design
 from dpfinjax.attacks.answers import Answers
 from dpfinjax.attacks.checks import BoolArray
@@ -97,7 +97,9 @@ def keys_of(run: experiment.Run, models: int) -> jax.Array:
     Returns:
         Keys [m].
     """
-    key = settings.key(run.config, run.plan.data, f"shadow models of {run.name}")
+    key = settings.key(
+        entropy.reproducible(run.config), run.plan.data, f"shadow models of {run.name}"
+    )
     return jax.random.split(key, models)
 
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dpfinjax import settings, workdir
+from dpfinjax import entropy, settings, workdir
 from dpfinjax.attacks import shadow_models
 from dpfinjax.attacks.checks import BoolArray
 from dpfinjax.attacks.shadow_models import OnEpoch, Shadows
@@ -35,11 +35,12 @@ def keys_of(student: Student, models: int) -> list[Keys]:
     Returns:
         The keys of each.
     """
-    key = settings.key(student.config, student.data, f"shadow models of {student.name}")
+    config = entropy.reproducible(student.config)
+    key = settings.key(config, student.data, f"shadow models of {student.name}")
     found = []
     for own in jax.random.split(key, models):
         partition, *others = jax.random.split(own, 4)
-        # 16 bytes, of which no seed of a run has more than 4.
+        # 16 bytes, of which no seed of a run has more than 12.
         words = np.asarray(jax.random.bits(partition, (4,), jnp.uint32))
         found.append(Keys(words.astype("<u4").tobytes(), *others))
     return found

@@ -70,6 +70,21 @@ def encode(ohlc: np.ndarray) -> np.ndarray:
     return image
 
 
+def angles(ohlc: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns what the images of windows are made of, for a device to make them.
+
+    Args:
+      ohlc: float64 [n, length, 4], prices in the order open, high, low, close.
+
+    Returns:
+      float32 [n, length, 4] each, cos(phi) and sin(phi) of each channel; zeros where a channel is
+      constant.
+    """
+    channels = _culr(np.ascontiguousarray(ohlc.transpose(1, 2, 0)), axis=1)
+    cosine, sine = _angles(channels)
+    return cosine.transpose(2, 0, 1), sine.transpose(2, 0, 1)
+
+
 def decode(image: np.ndarray) -> np.ndarray:
     """Reads the scaled channels back from an image's diagonal.
 

@@ -75,6 +75,29 @@ def cut(
     )
 
 
+def ends(bars: Bars, length: int = 10, stride: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Finds all windows, whether a pattern ends on them or not: what a model can be asked about.
+
+    Windows are as in `cut`: of bars with close != open, and none reaches over a gap.
+
+    Args:
+      bars: n bars in ascending time.
+      length: Bars in a window, at least 1.
+      stride: Take every so manyth window of each stretch without a gap, from its first on; with
+        `length` they are disjoint.
+
+    Returns:
+      int64 [m], the bars with close != open, and int64 [w], the place of each window's last bar
+      among them: the window's bars are the `length` ones up to there.
+    """
+    moved = np.flatnonzero(bars.close != bars.open)
+    stretch = _stretch(bars.time)[moved]
+    place = np.arange(length - 1, moved.size)
+    place = place[stretch[place - length + 1] == stretch[place]]
+    first = np.searchsorted(stretch, stretch[place]) + length - 1
+    return moved, place[(place - first) % stride == 0]
+
+
 def _stretch(time: np.ndarray) -> np.ndarray:
     """Numbers the stretches of bars without a gap [n]."""
     steps = np.diff(time)

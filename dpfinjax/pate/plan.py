@@ -10,14 +10,19 @@ import numpy as np
 from ml_collections import ConfigDict
 from numpy.typing import NDArray
 
-from dpfinjax import accounting, privacy
+from dpfinjax import accounting, entropy, privacy
 from dpfinjax.data import Facts
+from dpfinjax.data.patterns import PATTERNS
 from dpfinjax.errors import InputError
 from dpfinjax.pate import aggregation, analysis, smooth
 
 MECHANISMS = ("confident", "gaussian", "laplace")
 _AGREEMENT = 0.6  # the share of teachers that "confident" asks for by itself
 _FAILURE = 0.01  # the chance that a released epsilon is too small
+_RELEASED = (
+    "Epsilon was made public with noise, which makes it less than what was spent with a chance of "
+    f"{_FAILURE:g}."
+)
 _LEAST = 1e-6  # below it float32 and the bounds have no digits left
 
 
@@ -52,7 +57,7 @@ class Statement(NamedTuple):
       epsilon: the privacy loss that was spent. It does not depend on the votes, or was made
         private itself: it may be published.
       private_epsilon: the data-dependent bound, which tells about the votes. Not to be published;
-        nan in a claim that was read from where it is, see `read`.
+        nan in a claim without it, see `read` and `shareable`.
       released: whether `epsilon` is the data-dependent bound, published by smooth sensitivity.
       plan: how labels came about.
       unit: what one example is: the thing that is protected.
@@ -103,11 +108,29 @@ class Statement(NamedTuple):
     def sentence(self) -> str:
         """Returns the claim in plain words."""
         delta = privacy.rounded_up(self.plan.delta)
-        return (
+        claim = (
             f"epsilon = {privacy.shown(self.epsilon)} at delta = {delta}, which may be published: "
             f"adding or removing {self.unit} changes the vote of one of {self.plan.teachers} "
-            f"teachers. The data-dependent bound is {privacy.shown(self.private_epsilon)}: it is "
+            "teachers."
+        )
+        if math.isnan(self.private_epsilon):
+            return claim
+        return (
+            f"{claim} The data-dependent bound is {privacy.shown(self.private_epsilon)}: it is "
             "computed from private votes and must not be published."
+        )
+
+    def shareable(self) -> "Statement":
+        """Returns the claim with the epsilon on which no vote has a say, and no other.
+
+        It holds for the student alone; a bound that was published by smooth sensitivity is another
+        publication, whose price is in its own epsilon.
+        """
+        return self._replace(
+            epsilon=independent_epsilon(self.plan),
+            private_epsilon=math.nan,
+            released=False,
+            assumptions=tuple(each for each in self.assumptions if each != _RELEASED),
         )
 
 
@@ -192,6 +215,13 @@ def curve(votes: NDArray[np.int32], plan: Plan, data_dependent: bool) -> NDArray
         data_dependent,
         plan.answers,
     )
+
+
+def independent_epsilon(plan: Plan) -> float:
+    """Returns the epsilon of all answers of a plan, whatever the votes."""
+    votes = np.zeros((plan.queries, len(PATTERNS)), np.int32)
+    votes[:, 0] = plan.teachers
+    return float(curve(votes, plan, data_dependent=False)[-1])
 
 
 def state(
@@ -308,12 +338,7 @@ def _check(config: ConfigDict, available: int) -> None:
 
 def _assumptions(config: ConfigDict) -> tuple[str, ...]:
     """What a PATE run takes for granted, whatever the data."""
-    released: tuple[str, ...] = ()
-    if config.release:
-        released = (
-            "Epsilon was made public with noise, which makes it less than what was spent with a "
-            f"chance of {_FAILURE:g}.",
-        )
+    released = (_RELEASED,) if config.release else ()
     return (
         "Only the student's parameters, or the labels it was given, are shared: votes, teachers, "
         "accuracies, pictures and everything else in the run's folder were computed from the "
@@ -322,8 +347,8 @@ def _assumptions(config: ConfigDict) -> tuple[str, ...]:
         "The number of training examples, from which the teachers' steps follow, is public and "
         "fixed in advance: both of two neighbours are trained for as many steps.",
         "Each student is stated by itself; sharing several adds up.",
-        f"The noise comes from config.seed={config.seed} through a counter-based generator, taken "
-        "to be as good as random: whoever knows the seed, or tries all 2^32, can remove the noise.",
-        "Noise is drawn and added in float32.",
+        entropy.assumption(config),
+        "Noise is made of normal numbers by the method of Box and Muller, which end at 7.54 "
+        "standard deviations, and added in float32. Epsilon and delta are those of exact noise.",
         *released,
     )

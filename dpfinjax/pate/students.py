@@ -14,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from numpy.typing import NDArray
 
-from dpfinjax import settings, sweeps
+from dpfinjax import entropy, settings, sweeps
 from dpfinjax.data import Examples, Facts, Splits
 from dpfinjax.data.patterns import PATTERNS
 from dpfinjax.pate import aggregation, ensemble, plan
@@ -101,9 +101,9 @@ def keys_of(students: Sequence[Student]) -> list[Keys]:
     together = students[0].key("students")
     return [
         Keys(
-            partition=student.config.seed,
+            partition=_partition(student.config),
             teachers=settings.key(
-                student.config.teacher,
+                entropy.handed(student.config, student.config.teacher),
                 student.data,
                 f"{student.plan.teachers} teachers of seed {student.config.seed}",
             ),
@@ -275,6 +275,13 @@ def train(
 def on_device(examples: Examples) -> Data:
     """Returns examples where training wants them."""
     return Data(jnp.asarray(examples.image), jnp.asarray(examples.label))
+
+
+def _partition(config: ConfigDict) -> int | bytes:
+    """The key of the hash that divides the examples: 12 bytes where it is drawn."""
+    if "entropy" not in config:
+        return int(config.seed)
+    return config.entropy.to_bytes(8, "little") + config.seed.to_bytes(4, "little")
 
 
 def _sized(config: ConfigDict, examples: int) -> tuple[HParams, Spec]:

@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from numpy.typing import NDArray
 
-from dpfinjax import privacy, sweeps, workdir
+from dpfinjax import entropy, privacy, release, sweeps, workdir
 from dpfinjax.attacks import metrics
 from dpfinjax.data.patterns import PATTERNS
 from dpfinjax.report import wording
@@ -189,7 +189,14 @@ def _cells(folder: Path) -> list[_Cell]:
         runs.setdefault(model.cell, []).append(name)
     changes = [{}] * config.get("with_baseline", False) + (list(config.cells) or [{}])
     return [
-        _Cell(part, cell, tuple(names), found[names[0]].config, dict(own), len(found) == 1)
+        _Cell(
+            part,
+            cell,
+            tuple(names),
+            entropy.as_given(found[names[0]].config),
+            dict(own),
+            len(found) == 1,
+        )
         for (cell, names), own in zip(runs.items(), changes, strict=True)
     ]
 
@@ -221,7 +228,15 @@ def _model(folder: Path, cell: _Cell, command_of: Command) -> Model:
         members=_sample(attacked, "member_probs"),
         nonmembers=_sample(attacked, "nonmember_probs"),
         exposure=_exposure(attacked),
+        release=_released(folder, cell),
     )
+
+
+def _released(folder: Path, cell: _Cell) -> str:
+    """Where what may be shared of a cell's first model lies, "" where there is nothing."""
+    inside = cell.part != "pate" and cell.alone
+    place = Path(cell.part) / ("" if inside else cell.runs[0]) / release.FOLDER
+    return place.as_posix() if (folder / place).is_dir() else ""
 
 
 def _stated(content: Mapping[str, Any], cell: _Cell) -> Mapping[str, Any]:
@@ -393,10 +408,14 @@ def _remarks(
     """What a reader has to know."""
     found = [_about_accuracy(facts["examples"], models)]
     if config.data.source != "sim":
+        seed = (
+            ""
+            if config.seed is None
+            else (" and the seed, with which the noise of a shared model can be removed,")
+        )
         found.append(
-            "No epsilon covers this page: it shows windows of the private bars, figures that were "
-            "computed from them, and the seed, with which the noise of a shared model can be "
-            "removed. Share the model, not the page."
+            f"No epsilon covers this page: it shows windows of the private bars{seed} and figures "
+            "that were computed from them. Share the model, not the page."
         )
     else:
         found.append("The bars are simulated: nothing here tells how it would be with real ones.")
@@ -446,8 +465,8 @@ def _about_attacks(folder: Path, config: ConfigDict, models: Sequence[Model]) ->
     row = _csv(folder / "results.csv")[0]
     members, others, shadows = (int(row[n]) for n in ("members", "nonmembers", "shadow_models"))
     found = [
-        f"Of each training the model of seed {config.seed} was attacked, with {shadows} shadow "
-        "models."
+        f"Of each training the model of seed {config.seed or 0} was attacked, with {shadows} "
+        "shadow models."
     ]
     left_out = {wording.FAMILY_NAMES[model.family] for model in models if not model.attacks}
     if left_out:

@@ -105,6 +105,7 @@ def _first_screen(study: Study, recommended: Recommendation, chart: Chart) -> st
 <h1 id="recommendation-title">{_headline(study, recommended.model)}</h1>
 <p class="lead">{html.escape(recommended.sentence)}</p>
 {_key_figures(study, recommended.model)}
+{_sharing(recommended.model)}
 {known}</section>
 <section aria-labelledby="frontier-title">
 <h2 id="frontier-title">Accuracy against epsilon</h2>
@@ -121,6 +122,21 @@ def _headline(study: Study, model: Model | None) -> str:
     label = html.escape(wording.labels(study.models)[model.name])
     joined = label.replace("-", "\u2060-\u2060")  # no line ends within DP-SGD
     return f"Share {joined}"
+
+
+def _sharing(model: Model | None) -> str:
+    """What may be shared of a study, and what not."""
+    place = "the release/ folder of one private model"
+    if model is not None and model.release:
+        several = len(model.test) > 1
+        place = f"the folder {model.release}" + (" (the first of its seeds)" if several else "")
+    words = (
+        f"What may be shared is {place}, and nothing else: it has the parameters, the privacy "
+        "statement and a model card. Checkpoints, scores, memberships, norms of examples, "
+        "pictures, accuracies, data-dependent epsilons, seeds and this page are not covered by any "
+        "epsilon and stay here; sharing several models adds up."
+    )
+    return f'<p class="sharing">{html.escape(words)}</p>'
 
 
 def _key_figures(study: Study, model: Model | None) -> str:

@@ -68,6 +68,7 @@ class Model(NamedTuple):
       members: membership probabilities of the paper's attack for training examples (a sample).
       nonmembers: the same for population examples.
       exposure: true-positive rate at a false-positive rate of 5 % by pattern; empty if unknown.
+      release: the folder that may be shared, of its first seed, within the study's; "" if none.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Model(NamedTuple):
     members: tuple[float, ...] = ()
     nonmembers: tuple[float, ...] = ()
     exposure: Mapping[str, float] = {}
+    release: str = ""
 
 
 class Study(NamedTuple):

@@ -29,7 +29,7 @@ def make_config(cache, **changes):
     """Few tests change what is compiled."""
     config = pate_config.get_config("quick")
     config.data.update(sim_bars=120_000, cache_dir=cache)
-    config.update(teachers=TEACHERS, mechanism="gaussian", target_epsilon=None, scale=0.5)
+    config.update(seed=0, teachers=TEACHERS, mechanism="gaussian", target_epsilon=None, scale=0.5)
     config.update(answers=20, models_at_once=1)
     for part in ("teacher", "student"):
         config[part].model.update(variant="gaf_cnn", widths=(4, 4), hidden=(8,))

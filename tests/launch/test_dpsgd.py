@@ -19,13 +19,15 @@ from dp_accounting.pld import PLDAccountant
 
 from configs import dpsgd as dpsgd_config
 from dpfinjax import data as prepared
-from dpfinjax import experiment, resumable, selection, tuning
+from dpfinjax import experiment, release, resumable, selection, tuning
 from dpfinjax.data import simulate
 from dpfinjax.errors import InputError
 from launch import dpsgd
 from tests.launch.test_app import CLONE
+from tests.test_release import STATED
 
 SMALL = {
+    "seed": 0,
     "data.sim_bars": 120_000,
     "batch_size": 64,
     "epochs": 6.0,
@@ -84,6 +86,7 @@ def test_a_run_leaves_everything_it_promises(tmp_path, cache):
         }
         with open(run / name / "confusion_matrix.csv") as file:
             counts = np.array([list(row.values())[1:] for row in csv.DictReader(file)], int)
+        assert (run / name / "release").exists() == (name == "dpsgd")
         row = next(row for row in rows if row["model"] == name)
         accuracy = counts.diagonal().sum() / counts.sum()
         np.testing.assert_allclose(accuracy, float(row["test_accuracy"]), rtol=1e-5)
@@ -180,6 +183,14 @@ def test_only_the_best_of_the_drawn_runs_is_shared(tmp_path, cache, capsys):
     assert float(row["epsilon_without_tuning"]) == stated["epsilon_without_tuning"] < 3.5
     assert (stated["candidates"], stated["mean_runs"], stated["shape"]) == (2, 3.0, "inf")
     assert any("validation split" in sentence for sentence in stated["assumptions"])
+    assert list(run.rglob("release")) == [run / "release"]
+    released = json.loads((run / "release" / "privacy.json").read_text())
+    assert released["epsilon"] == stated["epsilon"]
+    # What was chosen is covered by the choice's epsilon; how many ran is not, and is not told.
+    tuned = {"epsilon_without_tuning", "mean_runs", "shape", "candidates"}
+    assert set(released) == STATED | tuned
+    shared_model = release.read(run / "release")
+    jax.tree.map(np.testing.assert_array_equal, shared_model.params, jax.device_get(outcome.params))
     printed = capsys.readouterr().out
     assert "without tuning" in printed
     assert "draw=" not in printed

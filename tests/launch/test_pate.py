@@ -7,13 +7,34 @@ import numpy as np
 import pytest
 
 from configs import pate as pate_config
-from dpfinjax import data, resumable, workdir
+from dpfinjax import data, release, resumable, workdir
 from dpfinjax.data import Examples
 from dpfinjax.errors import InputError
-from dpfinjax.pate import students
+from dpfinjax.pate import plan, students
 from launch import pate as job
 from tests.test_training import assert_trees_equal
 
+STATED = {
+    "epsilon",
+    "delta",
+    "noise_multiplier",
+    "clip_norm",
+    "sample_rate",
+    "steps",
+    "neighbouring_relation",
+    "unit",
+    "sampler",
+    "accountant",
+    "released_by_smooth_sensitivity",
+    "mechanism",
+    "teachers",
+    "queries",
+    "answers",
+    "scale",
+    "threshold",
+    "threshold_scale",
+    "assumptions",
+}
 CELLS = (
     {"mechanism": "gaussian", "target_epsilon": None, "scale": 1.0},
     {"mechanism": "laplace", "target_epsilon": None, "scale": 1.0},
@@ -24,7 +45,7 @@ CELLS = (
 def make_config(cache, **changes):
     config = pate_config.get_config("quick")
     config.data.update(sim_bars=120_000, cache_dir=cache)
-    config.update(teachers=4, threshold=2.0, answers=20, cells=CELLS)
+    config.update(seed=0, teachers=4, threshold=2.0, answers=20, cells=CELLS)
     for part in ("teacher", "student"):
         config[part].model.hidden = (8,)
         config[part].epochs = 3.0
@@ -51,12 +72,53 @@ def test_a_run_leaves_what_it_promises(run):
         assert row["answered"] <= 20
         assert row["seconds"] > 0
         assert (folder / row["model"] / "checkpoints").is_dir()
-        assert sorted(p.name for p in (folder / row["model"]).iterdir()) == ["checkpoints"]
+        found = sorted(p.name for p in (folder / row["model"]).iterdir())
+        assert found == ["checkpoints", "release"]
         place = folder / job.PRIVATE / row["model"]
         for picture in ("agreement", "epsilon"):
             assert (place / "plots" / f"{picture}.png").stat().st_size > 10_000
     assert (folder / "plots" / "accuracy_by_epsilon.png").exists()
     assert (folder / "results.csv").read_text().count("\n") == 4
+
+
+def test_a_release_tells_nothing_of_the_votes(run):
+    folder, rows = run
+    assert len(list(folder.rglob("release"))) == len(rows)
+    for row in rows:
+        place = folder / row["model"] / "release"
+        stated = json.loads((place / "privacy.json").read_text())
+        assert set(stated) == STATED
+        assert stated["epsilon"] == row["epsilon"]  # none of these was made from votes
+        card = (place / "MODEL_CARD.md").read_text()
+        assert "None is stated" in card
+        private = [f"{row['label_accuracy']:.4g}", "recognised", "data-dependent"]
+        private += [f"{100 * row[f'{split}_accuracy']:.1f} %" for split in ("train", "test")]
+        for file in place.iterdir():
+            content = file.read_bytes().decode("latin-1")
+            assert [word for word in private if word in content] == []
+        assert f" {row['answered']} answers" not in card
+        model = release.read(place)
+        assert model.module.hidden == (8,)
+
+
+def test_an_epsilon_made_from_votes_is_in_no_release(cache):
+    config = make_config(cache, cells=(CELLS[0] | {"release": True},))
+    facts = data.describe(config)
+    (cell,) = students.students_of(config, facts)
+    votes = np.zeros((cell.plan.queries, 8), np.int32)
+    votes[:, 3] = 4
+    divided = votes.copy()
+    divided[:, 3:5] = 2
+    claim = plan.state(jax.random.key(0), cell.config, votes, cell.plan, facts)
+    assert claim.released
+    shared = claim.shareable()
+    other = plan.state(jax.random.key(1), cell.config, divided, cell.plan, facts)
+    assert claim != other
+    assert json.dumps(shared.to_json()) == json.dumps(other.shareable().to_json())
+    assert shared.epsilon == float(plan.curve(votes, cell.plan, False)[-1]) != claim.epsilon
+    assert len(claim.assumptions) == len(shared.assumptions) + 1
+    assert "data-dependent" in claim.sentence()
+    assert "data-dependent" not in shared.sentence()
 
 
 def test_teachers_are_trained_once_for_all_cells(run):

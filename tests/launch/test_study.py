@@ -12,7 +12,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from configs import study as study_config
-from dpfinjax import data, experiment, memory, pretraining, report, sweeps, workdir
+from dpfinjax import data, entropy, experiment, memory, pretraining, report, sweeps, workdir
 from dpfinjax.data.patterns import PATTERNS
 from dpfinjax.errors import InputError
 from dpfinjax.report import collect
@@ -67,8 +67,9 @@ def make_config(cache, **changes):
 
 @pytest.fixture(autouse=True)
 def roomy(monkeypatch):
-    """Memory for any number of models, without compiling a program to find out."""
+    """Memory for any number of models, without compiling a program to find out; the same noise."""
     monkeypatch.setattr(memory, "models_that_fit", lambda *_: 99)
+    monkeypatch.setattr(entropy.secrets, "randbits", lambda _: 7408)
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +78,7 @@ def done(tmp_path_factory, cache):
     folder = tmp_path_factory.mktemp("study") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(memory, "models_that_fit", lambda *_: 99)
+        patch.setattr(entropy.secrets, "randbits", lambda _: 7408)
         return folder, launcher.study(make_config(cache), folder)
 
 
@@ -135,6 +137,11 @@ def test_every_model_has_its_accuracies_statement_and_command(done):
         assert len(rows) == 2
         assert "privacy.json" not in model.sentence
         assert model.command.startswith("python -m launch.")
+        assert "--config.seed=" not in model.command
+        assert (model.release == "") == (model.family == "baseline")
+        if model.release:
+            assert model.release == f"{model.name},seed=0/release"
+            assert (folder / model.release / "MODEL_CARD.md").is_file()
     assert len({model.command.partition("--workdir=")[2] for model in found.models}) == 5
     assert found.counts["train"].keys() == set(PATTERNS)
     assert found.source == "a simulated market of 120,000 bars"
@@ -373,7 +380,9 @@ def test_a_model_s_command_gives_its_settings(monkeypatch):
             models = sweeps.models_of(whole, name)
             for model in {model.cell: model for model in models.values()}.values():
                 family = "baseline" if model.cell == "baseline" else part
-                given = parsed(launcher.command_of("a/b", family, model.config), monkeypatch)
+                command = launcher.command_of("a/b", family, entropy.as_given(model.config))
+                assert "--config.seed=" not in command  # it draws its own
+                given = parsed(command, monkeypatch)
                 (alone,) = {
                     m.cell: m.config for m in sweeps.models_of(given, name).values()
                 }.values()

@@ -19,6 +19,7 @@ from dpfinjax.data import units
 from dpfinjax.errors import InputError
 from launch import attack, audit, dpsgd, pate
 from tests.launch.test_app import CLONE
+from tests.test_release import STATED
 
 SMALL = {
     "data.sim_bars": 120_000,
@@ -52,6 +53,11 @@ def test_a_run_by_day_states_what_dp_accounting_says_of_its_days(tmp_path, cache
     assert stated["sample_rate"] == pytest.approx(stated["batch_size"] / counts.size)
     assert stated["windows_used"] == np.minimum(counts, 8).sum()
     assert stated["windows_left_out"] == np.maximum(counts - 8, 0).sum() > 0
+    uncovered = f"Of {stated['windows_used'] + stated['windows_left_out']} training windows"
+    assert stated["assumptions"][-1].startswith(uncovered)
+    released = json.loads((tmp_path / "run" / "release" / "privacy.json").read_text())
+    assert set(released) == STATED | {"windows_per_unit"}
+    assert not any(uncovered in sentence for sentence in released["assumptions"])
     assert stated["unit"] == "one day (UTC) with all of its windows of 10 bars"
     event = dp_accounting.PoissonSampledDpEvent(
         stated["sample_rate"], dp_accounting.GaussianDpEvent(stated["noise_multiplier"])

@@ -220,6 +220,20 @@ def test_everything_that_is_known_is_on_the_page(pages):
         assert part in text
 
 
+def test_the_page_says_what_may_be_shared_and_what_not(tmp_path):
+    place = "dpsgd/target_epsilon=4.0,seed=0/release"
+    shared = made.model("m", release=place, seeds=2)
+    texts = []
+    for study in (made.study(made.baseline(), shared), made.study(made.baseline())):
+        write_html(tmp_path / "report.html", study)
+        page = Reader((tmp_path / "report.html").read_text("utf-8"))
+        texts.append(re.sub(r"\s+", " ", " ".join(page.text)))
+    assert f"the folder {place} (the first of its seeds), and nothing else" in texts[0]
+    assert "the release/ folder of one private model, and nothing else" in texts[1]
+    for text in texts:
+        assert "data-dependent epsilons, seeds and this page are not covered" in text
+
+
 def test_settings_that_all_share_are_told_once(pages):
     text = " ".join(pages["whole"][1].text)
     assert text.count("data.split") == 1
