@@ -76,7 +76,9 @@ def get_config(variant: str = "") -> ConfigDict:
       attack: the settings of `launch.attack`'s attacks.
       audit: the settings of `launch.audit`'s audits of each training of dpsgd and pretrained.
     """
-    config = ConfigDict({field: common()[field] for field in SHARED})
+    config = common()
+    for field in set(config) - set(SHARED):
+        del config[field]
     config.seeds = 5
     config.parts = PARTS
     config.tolerance = 0.02

@@ -217,6 +217,8 @@ def test_every_variant_of_every_config_makes_models_that_can_be(config_file, var
     if config_file is audit and variant == "paper":
         variant = "mutants"
     config = config_file.get_config(variant)
+    assert config.seed is None
+    assert config.get_type("seed") is int  # --config.seed=0 can fix it
     if config_file is pate:
         parts = [config.teacher, config.student]
     elif config_file is study:
