@@ -38,7 +38,8 @@ def train_and_evaluate(config: ConfigDict, folder: str | Path) -> list[experimen
         return select_the_best(config, folder)
     experiment.models_of(config)
     workdir.check(folder, config)
-    splits, facts = data.load(config), data.describe(config)
+    facts = data.describe(config)
+    splits = experiment.splits_of(config, facts)
     runs = experiment.runs_of(config, facts)
     folder = workdir.claim(folder, config, experiment.bound(runs, facts))
 

@@ -1,0 +1,106 @@
+"""A split that stays on disk: rows of it are read when they are asked for."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import grain
+import numpy as np
+import tensorflow_datasets as tfds
+from tensorflow_datasets.proto import tf_example_pb2
+
+from dpfinjax.data import gaf
+from dpfinjax.data.splits import Examples
+
+_CHUNK = 65_536
+
+
+class Stored:
+    """A split of a prepared dataset, with random access to its examples.
+
+    What is read is the same, bit for bit, as in the arrays that `data.load` gives, whether the
+    dataset holds the images or only the bars that they show. Threads may read at once.
+    """
+
+    def __init__(self, builder: tfds.core.DatasetBuilder, split: str) -> None:
+        """Opens the files of a split.
+
+        Args:
+          builder: of a prepared dataset of windows, with images or without.
+          split: its name.
+        """
+        self._source: Any = grain.sources.ArrayRecordDataSource(
+            builder.info.splits[split].file_instructions
+        )
+        self._has_images = "image" in builder.info.features
+        self._length = builder.info.features["ohlc"].shape[0]
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """The shape of one image."""
+        return (self._length, self._length, 4)
+
+    def images(self, rows: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Reads what training wants of some examples.
+
+        Args:
+          rows: whole numbers [b] below `len(self)`.
+
+        Returns:
+          Images float32 [b, length, length, 4], and labels int32 [b].
+        """
+        records = self._records(rows)
+        if self._has_images:
+            image, label = _columns(records, "image", "label")
+            return self._joined(image), np.array(label, np.int32)
+        ohlc, label = _columns(records, "ohlc", "label")
+        return gaf.encode(self._windows(ohlc)), np.array(label, np.int32)
+
+    def load(self) -> Examples:
+        """Reads the whole split into memory."""
+        image = np.empty((len(self), *self.image_shape), np.float32)
+        parts = [self._part(rows, image[rows.start : rows.stop]) for rows in self.chunks(_CHUNK)]
+        label, ohlc, time, unit = map(np.concatenate, zip(*parts, strict=True))
+        return Examples(image, label, ohlc, time.view("datetime64[us]"), unit)
+
+    def chunks(self, size: int) -> Iterator[range]:
+        """Yields the rows of the whole split, `size` at a time."""
+        for start in range(0, len(self), size):
+            yield range(start, min(start + size, len(self)))
+
+    def _part(self, rows: range, image: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Fills in the images of some rows, and returns their other columns."""
+        records = self._records(rows)
+        label, ohlc, time, unit = _columns(records, "label", "ohlc", "time", "unit")
+        windows = self._windows(ohlc)
+        if self._has_images:
+            image[...] = self._joined(_columns(records, "image")[0])
+        else:
+            image[...] = gaf.encode(windows)
+        numbers = (np.array(column, np.int64) for column in (time, unit))
+        return np.array(label, np.int32), windows, *numbers
+
+    def _records(self, rows: Sequence[int] | np.ndarray) -> Sequence[bytes]:
+        """The records as they were written; a batch of them is several times faster than one."""
+        return self._source.__getitems__(np.asarray(rows).tolist()) if len(rows) else ()
+
+    def _windows(self, parts: Sequence[bytes]) -> np.ndarray:
+        """The bars of all parts."""
+        return np.frombuffer(bytearray().join(parts), np.float64).reshape(-1, self._length, 4)
+
+    def _joined(self, parts: Sequence[bytes]) -> np.ndarray:
+        """The images of all parts."""
+        return np.frombuffer(bytearray().join(parts), np.float32).reshape(-1, *self.image_shape)
+
+
+def _columns(records: Sequence[bytes], *names: str) -> list[list[Any]]:
+    """The values of each name in all records."""
+    parsed = [tf_example_pb2.Example.FromString(record).features.feature for record in records]
+    return [[_value(feature[name], name) for feature in parsed] for name in names]
+
+
+def _value(feature: Any, name: str) -> Any:
+    """A stored value: bytes for what has a shape."""
+    return (feature.bytes_list if name in ("image", "ohlc") else feature.int64_list).value[0]
