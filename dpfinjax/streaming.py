@@ -23,8 +23,8 @@ from dpfinjax.data import Stored
 from dpfinjax.errors import InputError
 from dpfinjax.training import Data, History, HParams, Membership, Spec, State
 
-CHUNK_BYTES = 2**25
-"""Images that are read and sent to the device at a time, about: 32 MiB; at least one step's."""
+CHUNK_BYTES = 2**23
+"""Images that are read and sent to the device at a time, about: 8 MiB; at least one step's."""
 
 _AHEAD = 2  # chunks that are read while one is trained on
 _EVALUATION_CHUNK = 4096
@@ -318,8 +318,8 @@ def evaluate_many(params: Any, examples: Stored, module: nn.Module) -> Measured:
         jax.device_get(_tally(params, *chunk, module)) for chunk in _evaluation_chunks(examples)
     ]
     losses, counted = zip(*tallies, strict=True)
-    loss = np.sum(losses, axis=0, dtype=np.float64) / len(examples)
-    counts = np.sum(counted, axis=0, dtype=np.int64)
+    loss = np.asarray(losses).sum(axis=0, dtype=np.float64) / len(examples)
+    counts = np.asarray(counted).sum(axis=0, dtype=np.int64)
     accuracy = np.trace(counts, axis1=-2, axis2=-1) / len(examples)
     return Measured(loss.astype(np.float32), accuracy.astype(np.float32), counts)
 

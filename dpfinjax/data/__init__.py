@@ -1,8 +1,8 @@
 """From price bars to the five splits of labelled images."""
 
+from dpfinjax.data.disk import Stored
 from dpfinjax.data.loading import Facts, StoredSplits, default_config, describe, load, name, stored
 from dpfinjax.data.splits import Examples, Splits
-from dpfinjax.data.stored import Stored
 
 __all__ = [
     "Examples",

@@ -21,8 +21,8 @@ from dpfinjax.data import (
 )
 from dpfinjax.data.candlestick_gaf import CandlestickGaf, CandlestickGafConfig
 from dpfinjax.data.candlestick_windows import CandlestickWindows
+from dpfinjax.data.disk import Stored
 from dpfinjax.data.splits import Splits
-from dpfinjax.data.stored import Stored
 from dpfinjax.errors import InputError
 
 STREAMS = ("auto", "never", "always")

@@ -1,6 +1,6 @@
 """A split that stays on disk: rows of it are read when they are asked for."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import grain
@@ -10,6 +10,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from dpfinjax.data import gaf
 from dpfinjax.data.splits import Examples
+from dpfinjax.errors import InputError
 
 _CHUNK = 65_536
 
@@ -27,10 +28,16 @@ class Stored:
         Args:
           builder: of a prepared dataset of windows, with images or without.
           split: its name.
+
+        Raises:
+          ValueError: if the files do not hold as many examples as were written.
+          RuntimeError: if a file is missing or cut off.
         """
-        self._source: Any = grain.sources.ArrayRecordDataSource(
-            builder.info.splits[split].file_instructions
-        )
+        info = builder.info.splits[split]
+        self._source = _source([str(path) for path in info.filepaths])
+        if len(self._source) != info.num_examples:
+            raise ValueError(f"{len(self._source)} of {info.num_examples} examples are there.")
+        self._folder = builder.data_dir
         self._has_images = "image" in builder.info.features
         self._length = builder.info.features["ohlc"].shape[0]
 
@@ -50,16 +57,29 @@ class Stored:
 
         Returns:
           Images float32 [b, length, length, 4], and labels int32 [b].
+
+        Raises:
+          InputError: if a record is damaged.
         """
-        records = self._records(rows)
+        try:
+            records = self._records(rows)
+        except RuntimeError as damage:
+            raise InputError(
+                f"The prepared data in {self._folder} are damaged; delete that folder, and the "
+                "same command makes them again."
+            ) from damage
         if self._has_images:
-            image, label = _columns(records, "image", "label")
+            image, label = _columns(records, _image_and_label, 2)
             return self._joined(image), np.array(label, np.int32)
-        ohlc, label = _columns(records, "ohlc", "label")
+        ohlc, label = _columns(records, _ohlc_and_label, 2)
         return gaf.encode(self._windows(ohlc)), np.array(label, np.int32)
 
     def load(self) -> Examples:
-        """Reads the whole split into memory."""
+        """Reads the whole split into memory.
+
+        Raises:
+          RuntimeError: if a record is damaged.
+        """
         image = np.empty((len(self), *self.image_shape), np.float32)
         parts = [self._part(rows, image[rows.start : rows.stop]) for rows in self.chunks(_CHUNK)]
         label, ohlc, time, unit = map(np.concatenate, zip(*parts, strict=True))
@@ -73,10 +93,10 @@ class Stored:
     def _part(self, rows: range, image: np.ndarray) -> tuple[np.ndarray, ...]:
         """Fills in the images of some rows, and returns their other columns."""
         records = self._records(rows)
-        label, ohlc, time, unit = _columns(records, "label", "ohlc", "time", "unit")
+        ohlc, label, time, unit = _columns(records, _all_but_image, 4)
         windows = self._windows(ohlc)
         if self._has_images:
-            image[...] = self._joined(_columns(records, "image")[0])
+            image[...] = self._joined(_columns(records, _image_and_label, 2)[0])
         else:
             image[...] = gaf.encode(windows)
         numbers = (np.array(column, np.int64) for column in (time, unit))
@@ -95,12 +115,28 @@ class Stored:
         return np.frombuffer(bytearray().join(parts), np.float32).reshape(-1, *self.image_shape)
 
 
-def _columns(records: Sequence[bytes], *names: str) -> list[list[Any]]:
-    """The values of each name in all records."""
-    parsed = [tf_example_pb2.Example.FromString(record).features.feature for record in records]
-    return [[_value(feature[name], name) for feature in parsed] for name in names]
+def _source(paths: list[str]) -> Any:
+    """Random access to the records of several files."""
+    return grain.sources.ArrayRecordDataSource(paths)
 
 
-def _value(feature: Any, name: str) -> Any:
-    """A stored value: bytes for what has a shape."""
-    return (feature.bytes_list if name in ("image", "ohlc") else feature.int64_list).value[0]
+def _columns(
+    records: Sequence[bytes], values: Callable[[Any], tuple[Any, ...]], count: int
+) -> Sequence[Sequence[Any]]:
+    """So many values of every record, as columns."""
+    parse = tf_example_pb2.Example.FromString
+    rows = [values(parse(record).features.feature) for record in records]
+    return list(zip(*rows, strict=True)) or [()] * count
+
+
+def _image_and_label(feature: Any) -> tuple[bytes, int]:
+    return feature["image"].bytes_list.value[0], feature["label"].int64_list.value[0]
+
+
+def _ohlc_and_label(feature: Any) -> tuple[bytes, int]:
+    return feature["ohlc"].bytes_list.value[0], feature["label"].int64_list.value[0]
+
+
+def _all_but_image(feature: Any) -> tuple[bytes, int, int, int]:
+    numbers = (feature[name].int64_list.value[0] for name in ("time", "unit"))
+    return *_ohlc_and_label(feature), *numbers
