@@ -386,7 +386,8 @@ def _with_dataset(config: ConfigDict, use: Callable[[_Builder], _Result]) -> _Re
     except InputError:
         raise
     except Exception as damage:  # whatever the readers raise on a broken file
-        folder = Path(_builder(settings, cache).data_dir)
+        kind, root = _dataset(settings, cache)
+        folder = root / kind.name / settings.name / str(kind.VERSION)
         if not folder.exists():
             raise
         logging.warning("%s is damaged (%s); making it again.", folder, type(damage).__name__)
@@ -394,7 +395,7 @@ def _with_dataset(config: ConfigDict, use: Callable[[_Builder], _Result]) -> _Re
         return use(_prepare(settings, cache))
 
 
-def _builder(settings: CandlestickGafConfig, cache: Path) -> _Builder:
+def _dataset(settings: CandlestickGafConfig, cache: Path) -> tuple[type[_Builder], Path]:
     """The dataset of the images, or that of the windows for a source that is too large for it."""
     most = settings.sim_bars // settings.length  # since windows share no bar
     each = 4 * 4 * settings.length**2 + 8 * 4 * settings.length
@@ -402,9 +403,14 @@ def _builder(settings: CandlestickGafConfig, cache: Path) -> _Builder:
     if settings.kind == "bars":
         large = sum(Path(path).stat().st_size for path in settings.paths) > _LARGE_FILES_BYTES
     if large:
-        folder = cache / candlestick_windows.folder_name()
-        return CandlestickWindows(data_dir=folder, config=settings)
-    return CandlestickGaf(data_dir=cache, config=settings)
+        return CandlestickWindows, cache / candlestick_windows.folder_name()
+    return CandlestickGaf, cache
+
+
+def _builder(settings: CandlestickGafConfig, cache: Path) -> _Builder:
+    """The dataset, prepared or not."""
+    kind, root = _dataset(settings, cache)
+    return kind(data_dir=root, config=settings)
 
 
 def _prepare(settings: CandlestickGafConfig, cache: Path) -> _Builder:
