@@ -74,10 +74,27 @@ def test_windows_do_not_depend_on_chunks(tmp_path_factory, seed, chunk_bars, gap
 
 def test_gaps_overlaps_and_crossings_are_all_met(tmp_path, monkeypatch):
     monkeypatch.setattr(chunked, "CHUNK_BARS", 1000)
+    monkeypatch.setattr(chunked, "_CHUNK_WINDOWS", 7)
     table = damaged_market(60_000, 1, 0.002, 0.1)
     cut = assert_same_windows(table, chunked.sliced(table), "day", tmp_path / "candidates")
     assert cut.label.size > 100
     assert min(cut.with_gap, cut.overlapping, cut.crossing) > 0
+
+
+def test_a_label_on_a_chunk_s_first_bar_has_all_the_bars_that_it_rests_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(chunked, "CHUNK_BARS", 1)
+    table = simulate.bars(12_000, 4)
+    _, labels = at_once(table, units.WINDOW)
+    stars = np.flatnonzero((labels == 0) | (labels == 1))
+    stars = stars[stars > 2500][:5]
+    assert stars.size == 5
+    for star in stars:
+        first = star - 2500
+        part = Bars(*(column[first : star + 20] for column in table))
+        halves = [
+            Bars(*(column[half] for column in part)) for half in (slice(2500), slice(2500, 2520))
+        ]
+        assert_same_windows(part, halves, units.WINDOW, tmp_path / "candidates")
 
 
 def test_the_usual_step_is_that_of_all_bars_not_of_the_first_chunk(tmp_path, monkeypatch):
