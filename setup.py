@@ -7,6 +7,7 @@ CORE = [
     "array_record>=0.7",  # record files that TFDS reads and writes without TensorFlow
     "dp-accounting>=0.5",  # privacy loss distributions, and the reference for our RDP
     "flax>=0.10",  # linen: the networks
+    "grain>=0.2.10",  # reads examples from disk in threads of its own; no TensorFlow
     "jax>=0.5",  # everything on the device
     "matplotlib>=3.8",  # pictures
     "ml_collections>=1.0",  # configs, and their flags

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from dpfinjax import (
     accounting,
+    data,
     memory,
     metrics_log,
     plots,
@@ -25,13 +26,15 @@ from dpfinjax import (
     privacy,
     resumable,
     settings,
+    streaming,
     sweeps,
     training,
     workdir,
 )
-from dpfinjax.data import Examples, Facts, Splits, units
+from dpfinjax.data import Examples, Facts, Splits, Stored, StoredSplits, units
 from dpfinjax.data.patterns import PATTERNS
 from dpfinjax.results import Row
+from dpfinjax.streaming import Measured
 from dpfinjax.training import Data, History, State
 
 _CHUNKS = "unfinished"
@@ -127,13 +130,33 @@ def key_of(run: Run) -> jax.Array:
     return settings.key(run.config, run.plan.data, f"{run.cell} {numbers} {run.plan.spec.start}")
 
 
-def training_data(run: Run, examples: Examples) -> Data:
+def splits_of(config: ConfigDict, facts: Facts) -> Splits | StoredSplits:
+    """Returns the splits of a training's config, in memory or, see `config.data.stream`, on disk.
+
+    Args:
+      config: a checked config.
+      facts: what is known of its data.
+
+    Raises:
+      InputError: for a unit of privacy with several windows where the splits stay on disk.
+    """
+    examples = {name: sum(counts.values()) for name, counts in facts.examples.items()}
+    in_memory = memory.images_fit(examples, config.data.length)
+    if config.data.stream == "never" or (config.data.stream == "auto" and in_memory):
+        return data.load(config)
+    settings.check_window(config, "a training that reads its examples from disk")
+    return data.stored(config)
+
+
+def training_data(run: Run, examples: Examples | Stored) -> Data:
     """Returns examples where training wants them, in units, and with what it starts from.
 
     Args:
       run: the model to train.
-      examples: the training split.
+      examples: the training split; of one on disk, shapes alone.
     """
+    if isinstance(examples, Stored):
+        return with_start(run, streaming.shapes(examples))
     data, width = with_start(run, _on_device(examples)), run.plan.windows_per_unit
     if width is None:
         return data
@@ -147,7 +170,7 @@ def with_start(run: Run, data: Data) -> Data:
 
 def train_all(
     runs: Sequence[Run],
-    splits: Splits,
+    splits: Splits | StoredSplits,
     folder: str | Path,
     models_at_once: int,
     stop_when_lost: bool = True,
@@ -161,7 +184,7 @@ def train_all(
 
     Args:
       runs: the models.
-      splits: the prepared data.
+      splits: the prepared data, in memory or on disk.
       folder: where everything is written: into it for one run, else into a folder a run.
       models_at_once: how many models a program trains at most.
       stop_when_lost: whether to end with an error when no model of a chunk has a finite loss.
@@ -193,11 +216,17 @@ def train_all(
 
 
 def _train(
-    runs: Sequence[Run], folders: Sequence[Path], place: Path, splits: Splits, stop_when_lost: bool
+    runs: Sequence[Run],
+    folders: Sequence[Path],
+    place: Path,
+    splits: Splits | StoredSplits,
+    stop_when_lost: bool,
 ) -> list[Outcome]:
     """Trains runs of one `Spec` as one program, and evaluates them."""
     train = training_data(runs[0], splits.train)
-    validation, test = map(_on_device, (splits.validation, splits.test))
+    seen, validation, test = map(readable, (splits.train, splits.validation, splits.test))
+    if isinstance(seen, Data):
+        seen = train
     spec = runs[0].plan.spec
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
@@ -206,8 +235,9 @@ def _train(
         states = [resumable.restore(folder, fresh) for folder in folders]
         seconds = _seconds(folders[0], spec.steps)
     else:
-        data = train, validation
-        state, seconds = _train_together(runs, folders, place, data, stop_when_lost)
+        state, seconds = _train_together(
+            runs, folders, place, (train, seen, validation), stop_when_lost
+        )
         states = _apart(state, len(runs))
         if place not in folders:
             for folder, one in zip(folders, states, strict=True):
@@ -215,7 +245,7 @@ def _train(
     if place not in folders:
         shutil.rmtree(place, ignore_errors=True)
     return [
-        _finish(run, folder, state, seconds / len(runs), (train, validation, test))
+        _finish(run, folder, state, seconds / len(runs), (seen, validation, test))
         for run, folder, state in zip(runs, folders, states, strict=True)
     ]
 
@@ -224,22 +254,27 @@ def _train_together(
     runs: Sequence[Run],
     folders: Sequence[Path],
     place: Path,
-    data: tuple[Data, Data],
+    data: tuple[Data, Data | Stored, Data | Stored],
     stop_when_lost: bool,
 ) -> tuple[State, float]:
     """Trains runs of one `Spec` as one program, from the last checkpoint in `place` on."""
-    (train, validation), spec = data, runs[0].plan.spec
+    (train, seen, validation), spec = data, runs[0].plan.spec
     key, hparams = _stacked(runs)
     with _Progress(runs, folders, resumable.finished_epochs(place)) as progress:
 
         def on_epoch(epoch: int, state: State, history: History) -> None:
             together = (state.result, history)
-            params, seen = together if len(runs) > 1 else _with_axis(together)
-            progress.write(epoch, seen, _evaluate_many(params, validation, spec.module))
+            params, epochs = together if len(runs) > 1 else _with_axis(together)
+            progress.write(epoch, epochs, _evaluate_many(params, validation, spec.module))
 
-        everyone, every = training.everything(train), runs[0].config.checkpoint_epochs
+        everyone: training.Membership = training.everything(train)
+        epoch_of: Any = resumable.train_epoch
+        if isinstance(seen, Stored):
+            everyone, epoch_of = streaming.everything(seen), streaming.Stream(seen).train_epoch
+        every = runs[0].config.checkpoint_epochs
         state = resumable.fit(
-            key, hparams, everyone, train, spec, place, on_epoch, every, stop_when_lost
+            *(key, hparams, everyone, train, spec, place, on_epoch, every, stop_when_lost),
+            epoch_of=epoch_of,
         )
         return state, progress.seconds()
 
@@ -267,7 +302,7 @@ class _Progress:
         bar = tqdm(total=self._spec.epochs, initial=done, desc=name, unit="epoch")
         self._bar = self._stack.enter_context(bar)
 
-    def write(self, epoch: int, history: History, answers: training.Evaluation) -> None:
+    def write(self, epoch: int, history: History, answers: training.Evaluation | Measured) -> None:
         """Logs an epoch from values with a leading axis of runs."""
         step = min(epoch * self._spec.epoch_steps, self._spec.steps)
         for row, (log, spent) in enumerate(zip(self._logs, self._spent, strict=True)):
@@ -296,19 +331,51 @@ class _Progress:
         self._stack.close()
 
 
+def _evaluate_many(
+    params: Any, examples: Data | Stored, module: nn.Module
+) -> training.Evaluation | Measured:
+    """The answers of several models, over their leading axis."""
+    if isinstance(examples, Stored):
+        return streaming.evaluate_many(params, examples, module)
+    return _evaluate_in_memory(params, examples, module)
+
+
 @functools.partial(jax.jit, static_argnames=("module",))
-def _evaluate_many(params: Any, data: Data, module: nn.Module) -> training.Evaluation:
+def _evaluate_in_memory(params: Any, data: Data, module: nn.Module) -> training.Evaluation:
     """`training.evaluate` over a leading axis of models."""
     return jax.vmap(lambda params: training.evaluate(params, data, module))(params)
 
 
-def _finish(run: Run, folder: Path, state: State, seconds: float, data: Sequence[Data]) -> Outcome:
+def readable(examples: Examples | Stored) -> Data | Stored:
+    """Returns examples on the device, or on disk where they are there, as `measured` takes them."""
+    return examples if isinstance(examples, Stored) else _on_device(examples)
+
+
+def measured(params: Any, examples: Data | Stored, module: nn.Module) -> Measured:
+    """Returns the answers of one model, counted.
+
+    Args:
+      params: the parameters of `module`.
+      examples: at least one example, on the device or on disk.
+      module: a Flax linen module from inputs to logits.
+    """
+    if isinstance(examples, Stored):
+        return streaming.evaluate(params, examples, module)
+    answer = training.evaluate(params, examples, module)
+    counts = np.zeros((len(PATTERNS), len(PATTERNS)), int)
+    np.add.at(counts, (np.asarray(examples.targets), answer.logits.argmax(axis=-1)), 1)
+    return Measured(np.asarray(answer.loss), np.asarray(answer.accuracy), counts)
+
+
+def _finish(
+    run: Run, folder: Path, state: State, seconds: float, data: Sequence[Data | Stored]
+) -> Outcome:
     """Evaluates a trained model on train, validation and test, and draws it."""
     statement, spec = run.plan.statement, run.plan.spec
-    answers = [training.evaluate(state.result, part, spec.module) for part in data]
+    answers = [measured(state.result, part, spec.module) for part in data]
     finite = all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(state.result))
     accuracies = [float(answer.accuracy) if finite else math.nan for answer in answers]
-    _draw(run.name, folder, np.asarray(answers[-1].logits), np.asarray(data[-1].targets))
+    _draw(run.name, folder, answers[-1].counts)
     row = Row(
         model=run.cell,
         epsilon=statement.epsilon,
@@ -371,12 +438,10 @@ def _epsilon_by_epoch(statement: privacy.Statement, spec: training.Spec) -> list
     return [{"epsilon": value} for value in np.minimum(spent, statement.epsilon).tolist()]
 
 
-def _draw(name: str, folder: Path, logits: np.ndarray, labels: np.ndarray) -> None:
+def _draw(name: str, folder: Path, counts: np.ndarray) -> None:
     """The pictures of one model and the tables behind them."""
     pictures = folder / "plots"
     pictures.mkdir(exist_ok=True)
-    counts = np.zeros((len(PATTERNS), len(PATTERNS)), int)
-    np.add.at(counts, (labels, logits.argmax(axis=-1)), 1)
     workdir.write_csv(
         folder / "confusion_matrix.csv",
         [

@@ -1,7 +1,8 @@
-"""How many models a device has room for."""
+"""How many models, and whether the images, a device has room for."""
 
 import dataclasses
 import os
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -37,10 +38,34 @@ def models_that_fit(data: Data, spec: Spec) -> int:
     return max(1, int(_SHARE * _free_bytes(devices[0]) // needed)) * len(devices)
 
 
+def images_fit(examples: Mapping[str, int], length: int) -> bool:
+    """Returns whether training may hold all images, in half of the memory that is free.
+
+    A device holds those that are trained on and evaluated; the machine holds all splits, with the
+    bars that they show.
+
+    Args:
+      examples: number of examples in each split.
+      length: bars in a window.
+    """
+    image, window = 4 * 4 * length**2, 8 * 4 * length
+    on_device = sum(examples[name] for name in ("train", "validation", "test")) * image
+    on_host = sum(examples.values()) * (image + window)
+    on_cpu = jax.local_devices()[0].platform == "cpu"
+    if on_cpu:  # one memory for the splits and for what each simulated device holds
+        on_device, on_host = on_device + on_host // jax.local_device_count(), 0
+    free = _free_bytes(jax.local_devices()[0])
+    return on_device <= _SHARE * free and on_host <= _SHARE * _machine_bytes()
+
+
+def _machine_bytes() -> int:
+    """The machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def _free_bytes(device: jax.Device) -> int:
     """The memory that a device has left; simulated CPU devices share the machine's."""
     stats = device.memory_stats() or {}
     if "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return machine // jax.local_device_count()
+    return _machine_bytes() // jax.local_device_count()

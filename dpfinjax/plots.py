@@ -195,6 +195,43 @@ def bench_bars(
     save(figure, path)
 
 
+def scaling(
+    path: str | Path,
+    seconds: Mapping[str, Mapping[int, float]],
+    memory: Mapping[str, Mapping[int, float]],
+    images: Mapping[int, float],
+) -> None:
+    """Draws how time and memory grow with the number of windows.
+
+    Args:
+      path: where the PNG goes.
+      seconds: for each job, by number of windows.
+      memory: peak resident MiB of each job, by number of windows.
+      images: MiB of all images, by number of windows.
+    """
+    figure = Figure(figsize=(11, 4.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    colours = dict(zip(seconds, (_BLUE, _ORANGE, _GREEN), strict=False))
+    for axis, values in ((left, seconds), (right, memory)):
+        for job, by_windows in values.items():
+            axis.plot(*_sorted(by_windows), "o-", color=colours[job], label=job)
+        axis.set(xlabel="windows in the five splits", xscale="log", yscale="log")
+        axis.grid(alpha=0.3)
+    right.plot(*_sorted(images), "--", color=_GREY, label="all images alone")
+    left.set(ylabel="seconds", title="Time")
+    right.set(ylabel="peak memory of the process [MiB]", title="Memory", ylim=(100, None))
+    for axis in (left, right):
+        axis.yaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+        axis.legend(frameon=False, loc="upper left")
+    save(figure, path)
+
+
+def _sorted(by_number: Mapping[int, float]) -> tuple[list[int], list[float]]:
+    """Abscissae in ascending order, and their values."""
+    numbers = sorted(by_number)
+    return numbers, [by_number[number] for number in numbers]
+
+
 def save(figure: Figure, path: str | Path) -> None:
     """Writes a figure as PNG, whole or not at all."""
     FigureCanvasAgg(figure)

@@ -127,17 +127,15 @@ def read(folder: str | Path) -> Model:
     return model._replace(params=traverse_util.unflatten_dict(params, sep="/"))
 
 
-def accuracy_of(logits: NDArray[np.float32], labels: NDArray[np.int32]) -> Accuracy:
-    """Counts right answers by pattern.
+def accuracy_of(counts: NDArray[np.int64]) -> Accuracy:
+    """Returns right answers by pattern.
 
     Args:
-      logits: float32 [n, classes], of windows that are public.
-      labels: int32 [n].
+      counts: int [classes, classes], how many windows, all of them public, of each pattern are
+        called each pattern.
     """
-    classes = len(PATTERNS)
-    right = labels[logits.argmax(axis=-1) == labels]
-    counts = (np.bincount(each, minlength=classes).tolist() for each in (right, labels))
-    return Accuracy(*(dict(zip(PATTERNS, each, strict=True)) for each in counts))
+    columns = (counts.diagonal(), counts.sum(axis=1))
+    return Accuracy(*(dict(zip(PATTERNS, each.tolist(), strict=True)) for each in columns))
 
 
 def _description(model: Model) -> dict[str, Any]:

@@ -132,6 +132,7 @@ def fit(
     on_epoch: Callable[[int, State, History], None],
     checkpoint_epochs: int = 1,
     stop_when_lost: bool = True,
+    epoch_of: Callable[..., tuple[State, History]] = train_epoch,
 ) -> State:
     """Trains as `training.fit` does, from the last checkpoint in `folder` if there is one.
 
@@ -150,6 +151,7 @@ def fit(
         epoch saw; it may not keep the state, which is donated to the next epoch.
       checkpoint_epochs: epochs from one checkpoint to the next; the last epoch always makes one.
       stop_when_lost: whether to raise when no model's loss is finite, or to train on regardless.
+      epoch_of: makes the updates of an epoch, as `train_epoch` does; see `streaming`.
 
     Returns:
       The state after the last epoch.
@@ -166,7 +168,7 @@ def fit(
         models = key.shape
         key, hparams, membership, data, state = spread(key, hparams, membership, data, state)
         for epoch in range(first, spec.epochs):
-            state, history = train_epoch(
+            state, history = epoch_of(
                 key, state, jnp.int32(epoch), hparams, membership, data, spec=spec
             )
             if stop_when_lost and not np.isfinite(history.loss).any():

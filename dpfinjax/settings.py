@@ -192,7 +192,10 @@ def key(config: ConfigDict, data: str, purpose: str) -> jax.Array:
     """
     if config.seed is None or config.get("entropy", 0) is None:
         raise ValueError("A private run's randomness must be drawn first, see entropy.settled.")
-    words = json.dumps([workdir.as_json(config), data, purpose], sort_keys=True)
+    fields = workdir.as_json(config)
+    if "data" in fields:  # where examples are read from, memory or disk, changes no result
+        fields["data"].pop("stream", None)
+    words = json.dumps([fields, data, purpose], sort_keys=True)
     digest = hashlib.sha256(words.encode()).digest()
     found = jax.random.key(config.seed)
     for start in range(0, 16, 4):

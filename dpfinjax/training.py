@@ -333,7 +333,77 @@ def train_epoch(
 
     numbers = epoch * spec.epoch_steps + jnp.arange(spec.epoch_steps, dtype=jnp.int32)
     state, sums = jax.lax.scan(step_if_left, state, numbers)
-    return state, _means(History(*map(jnp.sum, sums)), jnp.sum(numbers < spec.steps))
+    return state, history_of(History(*sums), jnp.sum(numbers < spec.steps))
+
+
+def draw(
+    key: jax.Array, number: jax.Array, units: int, sample_rate: jax.Array, capacity: int
+) -> tuple[jax.Array, jax.Array]:
+    """Draws the sample of a step over all units, which follows from key and step alone.
+
+    Args:
+      key: the key of the whole training.
+      number: int32 [], the step.
+      units: number of units.
+      sample_rate: float32 [], see `HParams`.
+      capacity: see `Spec`.
+
+    Returns:
+      As `sampling.poisson`.
+    """
+    return sampling.poisson(_step_keys(key, number)[0], units, sample_rate, capacity)
+
+
+def train_on_samples(
+    key: jax.Array,
+    state: State,
+    numbers: jax.Array,
+    stop: jax.Array,
+    hparams: HParams,
+    samples: tuple[jax.Array, jax.Array],
+    data: Data,
+    spec: Spec,
+) -> tuple[State, History]:
+    """Makes updates of `train_epoch` from the examples of their samples alone.
+
+    Args:
+      key: the key of the whole training.
+      state: the state before the first of these steps.
+      numbers: int32 [c], the steps; not to be mapped over by `vmap`.
+      stop: int32 [], the first step that is not to be made; not to be mapped over.
+      hparams: the settings that are arrays.
+      samples: for each step what `draw` gives, int32 and bool [c, capacity].
+      data: for each step the drawn examples, inputs [c, capacity, ...] and targets [c, capacity],
+        with anything finite where nothing is drawn; each example is a unit.
+      spec: the settings that are compiled in.
+
+    Returns:
+      The state after them, and sums of what each saw, [c]; zeros where there was no step.
+    """
+    slots = jnp.arange(spec.capacity, dtype=jnp.int32)
+
+    def step(state: State, at: tuple[jax.Array, Any, Data]) -> tuple[State, History]:
+        number, (names, mask), batch = at
+        return _update(key, number, state, hparams, slots, mask, batch, spec, names)
+
+    def skip(state: State, at: Any) -> tuple[State, History]:
+        del at
+        return state, History(*(jnp.zeros(()),) * len(History._fields))
+
+    def step_if_left(state: State, at: tuple[jax.Array, Any, Data]) -> tuple[State, History]:
+        return jax.lax.cond(at[0] < stop, step, skip, state, at)
+
+    return jax.lax.scan(step_if_left, state, (numbers, samples, data))
+
+
+def history_of(sums: History, steps: jax.Array) -> History:
+    """Turns sums of what each step of an epoch saw, [c], into what the epoch saw.
+
+    Args:
+      sums: from `train_on_samples`, zeros where there was no step.
+      steps: int32 [], how many steps there were.
+    """
+    return _means(History(*map(jnp.sum, sums)), steps)
 
 
 class Evaluation(NamedTuple):
@@ -383,14 +453,28 @@ def _step(
     spec: Spec,
 ) -> tuple[State, History]:
     """One update, and sums of what it saw."""
-    sample_key, noise_key, copy_key = jax.random.split(jax.random.fold_in(key, number), 3)
-    drawn, mask = sampling.poisson(
-        sample_key, membership.rows.shape[0], hparams.sample_rate, spec.capacity
-    )
+    units = membership.rows.shape[0]
+    drawn, mask = draw(key, number, units, hparams.sample_rate, spec.capacity)
     # What is drawn is ascending, so padding of the membership never takes a real row's place.
     mask &= drawn < membership.size
     rows = membership.rows[drawn]
-    fetch = functools.partial(_fetched, data, copy_key, spec.augmentation)
+    return _update(key, number, state, hparams, rows, mask, data, spec)
+
+
+def _update(
+    key: jax.Array,
+    number: jax.Array,
+    state: State,
+    hparams: HParams,
+    rows: jax.Array,
+    mask: jax.Array,
+    data: Data,
+    spec: Spec,
+    names: jax.Array | None = None,
+) -> tuple[State, History]:
+    """The update from a sample: rows of the data, and their names where the data hold no others."""
+    _, noise_key, copy_key = _step_keys(key, number)
+    fetch = functools.partial(_fetched, data, copy_key, spec.augmentation, names)
     grad, stats = _gradient(noise_key, state.params, fetch, rows, mask, hparams, spec)
     optimizer = _optimizer(spec, hparams.learning_rate)
     updates, opt_state = optimizer.update(grad, state.opt_state, state.params)
@@ -403,6 +487,11 @@ def _step(
         batch_size=jnp.sum(mask, dtype=jnp.float32),
     )
     return State(params, opt_state, _averaged(state.ema, params, number, spec)), sums
+
+
+def _step_keys(key: jax.Array, number: jax.Array) -> jax.Array:
+    """A step's keys for its sample, its noise and its copies."""
+    return jax.random.split(jax.random.fold_in(key, number), 3)
 
 
 def _gradient(
@@ -441,7 +530,7 @@ def _of_rows(clipped_grad: clipping.ClippedGrad, fetch: _Fetch) -> clipping.Clip
 
 
 def _fetched(
-    data: Data, key: jax.Array, how: Augmentation, rows: jax.Array
+    data: Data, key: jax.Array, how: Augmentation, names: jax.Array | None, rows: jax.Array
 ) -> tuple[jax.Array, Any]:
     """Inputs and targets of a batch: [b, ...] and [b], or [b, k, ...] and `Averaged` [b, k]."""
     if data.units is None and not how.copies:
@@ -453,7 +542,8 @@ def _fetched(
     inputs, targets, weights = data.inputs[filled], data.targets[filled], _weights(members)
     if how.copies:
         each, (batch, examples) = 1 + how.copies, filled.shape
-        keys = jax.vmap(lambda row: jax.random.split(jax.random.fold_in(key, row), examples))(rows)
+        named = rows if names is None else names[rows]
+        keys = jax.vmap(lambda row: jax.random.split(jax.random.fold_in(key, row), examples))(named)
         copied = jax.vmap(jax.vmap(lambda k, x: augmentation.with_copies(k, x, how)))(keys, inputs)
         inputs = copied.reshape(batch, examples * each, *inputs.shape[2:])
         targets = jnp.repeat(targets, each, axis=1)

@@ -13,8 +13,6 @@ the config file and can be given as --config.<field>=<value>.
 
 from pathlib import Path
 
-import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 
 from dpfinjax import (
@@ -26,10 +24,9 @@ from dpfinjax import (
     release,
     results,
     selection,
-    training,
     workdir,
 )
-from dpfinjax.data import Examples
+from dpfinjax.data import Examples, Stored
 from dpfinjax.data.patterns import PATTERNS
 from launch import app
 
@@ -53,7 +50,8 @@ def train_and_evaluate(config: ConfigDict, folder: str | Path) -> list[experimen
         return select_the_best(config, folder)
     experiment.models_of(config)
     workdir.check(folder, config)
-    splits, facts = data.load(config), data.describe(config)
+    facts = data.describe(config)
+    splits = experiment.splits_of(config, facts)
     settled = entropy.settled(config, folder)
     runs = experiment.runs_of(settled, facts)
     folder = workdir.claim(folder, config, experiment.bound(runs, facts))
@@ -122,21 +120,20 @@ def select_the_best(config: ConfigDict, folder: str | Path) -> list[experiment.O
 
 
 def _release(
-    folder: Path, run: experiment.Run, outcome: experiment.Outcome, public: Examples
+    folder: Path, run: experiment.Run, outcome: experiment.Outcome, public: Examples | Stored
 ) -> None:
     """Writes what may be shared of a private model."""
     module = models.build(**run.config.model)
-    examples = training.Data(jnp.asarray(public.image), jnp.asarray(public.label))
-    logits = np.asarray(training.evaluate(outcome.params, examples, module).logits)
+    answers = experiment.measured(outcome.params, experiment.readable(public), module)
     start = "random parameters"
     if run.plan.spec.start:
         start = "parameters trained on a simulated market, which is public"
     release.write(
         folder,
         run.cell,
-        release.Model(module, outcome.params, PATTERNS, public.image.shape[1]),
+        release.Model(module, outcome.params, PATTERNS, run.config.data.length),
         outcome.statement,
-        release.accuracy_of(logits, public.label),
+        release.accuracy_of(answers.counts),
         f"Trained by DP-SGD (clipped gradients and Gaussian noise) from {start}.",
     )
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from configs import dpsgd as dpsgd_config
-from dpfinjax import data, experiment, recipes, resumable
+from dpfinjax import data, experiment, memory, recipes, resumable
+from dpfinjax.errors import InputError
 from tests.launch.test_app import CLONE
 
 CELLS = ({"noise_multiplier": 0.5}, {"noise_multiplier": 2.0}, {"learning_rate": 0.1})
@@ -111,6 +112,64 @@ def test_an_interrupted_sweep_keeps_what_is_finished_and_ends_the_same(
         for name, outcome in first.items():
             jax.tree.map(np.testing.assert_array_equal, outcome.params, second[name].params)
     assert not any((tmp_path / "b" / "unfinished").iterdir())
+
+
+def from_disk(config, folder):
+    splits = experiment.splits_of(config, data.describe(config))
+    assert isinstance(splits, data.StoredSplits)
+    ((*outcomes,),) = experiment.train_all(make_runs(config), splits, folder, 16)
+    return {outcome.name: outcome for outcome in outcomes}
+
+
+def test_a_sweep_from_disk_is_the_one_in_memory_also_after_a_kill(tmp_path, cache, monkeypatch):
+    (expected,) = train(make_config(cache), tmp_path / "memory")
+    config = make_config(cache)
+    config.data.stream = "always"
+    write = experiment._Progress.write
+
+    def write_and_die(self, epoch, history, answers):
+        write(self, epoch, history, answers)
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment._Progress, "write", write_and_die)
+        with pytest.raises(KeyboardInterrupt):
+            from_disk(config, tmp_path / "disk")
+    outcomes = from_disk(config, tmp_path / "disk")
+    for name, outcome in outcomes.items():
+        jax.tree.map(np.testing.assert_array_equal, outcome.params, expected[name].params)
+        assert outcome.statement == expected[name].statement
+        for part in ("train", "validation", "test"):
+            accuracy = f"{part}_accuracy"
+            values = (getattr(x.row, accuracy) for x in (outcome, expected[name]))
+            assert next(values) == pytest.approx(next(values), rel=1e-6)
+        tables = (tmp_path / place / name / "confusion_matrix.csv" for place in ("memory", "disk"))
+        assert next(tables).read_text() == next(tables).read_text()
+
+
+@pytest.mark.parametrize(
+    ("stream", "fits", "kind"),
+    [
+        ("auto", True, data.Splits),
+        ("auto", False, data.StoredSplits),
+        ("never", False, data.Splits),
+        ("always", True, data.StoredSplits),
+    ],
+)
+def test_examples_stay_on_disk_where_they_do_not_fit(cache, monkeypatch, stream, fits, kind):
+    monkeypatch.setattr(memory, "images_fit", lambda *_: fits)
+    config = make_config(cache)
+    config.data.stream = stream
+    assert isinstance(experiment.splits_of(config, data.describe(config)), kind)
+
+
+def test_units_of_several_windows_are_refused_from_disk(cache):
+    config = make_config(cache)
+    facts = data.describe(config)
+    config.data.stream, config.privacy.unit = "always", "day"
+    with pytest.raises(InputError, match="reads its examples from disk works window by window"):
+        experiment.splits_of(config, facts)
 
 
 def test_one_model_that_diverges_does_not_stop_the_others(tmp_path, cache):

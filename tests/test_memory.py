@@ -39,3 +39,14 @@ def test_a_machine_says_what_it_has():
 def models_of(spec):
     data = make_data()
     return jax.eval_shape(lambda: spec.module.init(jax.random.key(0), data.inputs[:1]))
+
+
+def test_images_fit_where_half_of_the_memory_holds_them(monkeypatch):
+    examples = {"train": 700, "validation": 50, "test": 100, "public": 75, "population": 75}
+    image, window, devices = 1600, 320, jax.local_device_count()
+    # A CPU's devices share one memory with the splits themselves.
+    needed = (850 * image * devices + 1000 * (image + window)) // devices
+    for free, fits in ((2 * needed + 2, True), (2 * needed - 2, False)):
+        monkeypatch.setattr(memory, "_free_bytes", lambda device, free=free: free)
+        monkeypatch.setattr(memory, "_machine_bytes", lambda free=free: free * devices)
+        assert memory.images_fit(examples, 10) is fits

@@ -13,7 +13,7 @@ import pyarrow.csv
 import pytest
 
 from configs import dpsgd as dpsgd_config
-from dpfinjax import data, experiment, models, release, workdir
+from dpfinjax import data, experiment, models, release, training, workdir
 from dpfinjax.data import simulate
 from dpfinjax.data.patterns import PATTERNS
 from dpfinjax.errors import InputError
@@ -99,7 +99,7 @@ def test_every_number_of_a_card_is_public(run):
     accuracy = float(re.search(r"Accuracy (\S+) %", card)[1])
     split = experiment._on_device(public)
     module = models.build(**config.model)
-    measured = dpsgd.training.evaluate(outcome.params, split, module)
+    measured = training.evaluate(outcome.params, split, module)
     assert accuracy == round(100 * float(measured.accuracy), 1)
     interval = re.search(r"interval (\S+) to\s+(\S+) %", card)
     known = {str(accuracy), *interval.groups(), "95", str(len(public.label))}

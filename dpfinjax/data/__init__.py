@@ -1,6 +1,18 @@
 """From price bars to the five splits of labelled images."""
 
-from dpfinjax.data.loading import Facts, default_config, describe, load, name
+from dpfinjax.data.disk import Stored
+from dpfinjax.data.loading import Facts, StoredSplits, default_config, describe, load, name, stored
 from dpfinjax.data.splits import Examples, Splits
 
-__all__ = ["Examples", "Facts", "Splits", "default_config", "describe", "load", "name"]
+__all__ = [
+    "Examples",
+    "Facts",
+    "Splits",
+    "Stored",
+    "StoredSplits",
+    "default_config",
+    "describe",
+    "load",
+    "name",
+    "stored",
+]

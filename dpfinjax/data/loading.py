@@ -6,22 +6,46 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
-import tensorflow_datasets as tfds
 from absl import logging
 from ml_collections import ConfigDict, config_dict
-from tensorflow_datasets.proto import tf_example_pb2
 
 from dpfinjax import workdir
-from dpfinjax.data import bars, binance, candlestick_gaf, patterns, splits, units
+from dpfinjax.data import (
+    bars,
+    binance,
+    candlestick_gaf,
+    candlestick_windows,
+    patterns,
+    splits,
+    units,
+)
 from dpfinjax.data.candlestick_gaf import CandlestickGaf, CandlestickGafConfig
-from dpfinjax.data.splits import Examples, Splits
+from dpfinjax.data.candlestick_windows import CandlestickWindows
+from dpfinjax.data.disk import Stored
+from dpfinjax.data.splits import Splits
 from dpfinjax.errors import InputError
+
+STREAMS = ("auto", "never", "always")
 
 _PICKLE_SUFFIXES = (".pkl", ".pickle")
 _PAPER_LENGTH = 10
 
+# Sources that might have more windows than the images' writer can hold are kept as windows.
+_LARGE_SPLIT_BYTES = 900 * 2**20
+_LARGE_FILES_BYTES = 2**30
+
+_Builder = CandlestickGaf | CandlestickWindows
 _Result = TypeVar("_Result")
+
+
+class StoredSplits(NamedTuple):
+    """`Splits` on disk; what each is for is said there."""
+
+    train: Stored
+    validation: Stored
+    test: Stored
+    public: Stored
+    population: Stored
 
 
 class Facts(NamedTuple):
@@ -78,6 +102,8 @@ def default_config() -> ConfigDict:
       `sim_bars`: How many bars `sim` makes; the default gives the paper's 13,170 training images.
       `purge_bars`: Bars with close != open left out between two chronological splits.
       `length`: Bars in a window.
+      `stream`: whether training reads examples from disk step by step: `always`, `never`, or
+        `auto`, where they would not fit into memory. It changes no result.
       `binance_url`: Where the monthly archives are.
       `cache_dir`: Where datasets and downloads are kept; empty stands for
         `$XDG_CACHE_HOME/dpfinjax` or `~/.cache/dpfinjax`.
@@ -92,6 +118,7 @@ def default_config() -> ConfigDict:
             "sim_bars": 3_000_000,
             "purge_bars": patterns.LOOKBACK_BARS,
             "length": 10,
+            "stream": "auto",
             "binance_url": binance.BASE_URL,
             "cache_dir": "",
         }
@@ -116,7 +143,27 @@ def load(config: ConfigDict) -> Splits:
       InputError: If a field or the source is not what it should be, or has too few bars; names the
         field.
     """
+    if config.data.stream == "always":
+        raise InputError(
+            "config.data.stream is 'always', but this job needs all images in memory; it must be "
+            "auto or never."
+        )
     return _with_dataset(config, _read)
+
+
+def stored(config: ConfigDict) -> StoredSplits:
+    """Opens the five splits without reading them, and prepares them first, see `load`.
+
+    Args:
+      config: The run's config, see `load`.
+
+    Returns:
+      The splits, whose rows are those of the arrays that `load` gives.
+
+    Raises:
+      InputError: As `load` does.
+    """
+    return _with_dataset(config, _open)
 
 
 def describe(config: ConfigDict) -> Facts:
@@ -149,7 +196,7 @@ def name(config: ConfigDict) -> str:
     return _resolve(config)[0].name
 
 
-def _facts(builder: CandlestickGaf) -> Facts:
+def _facts(builder: _Builder) -> Facts:
     """What the dataset's own files say, and its settings."""
     settings = builder.builder_config
     stored = dict(builder.info.metadata)
@@ -281,6 +328,8 @@ def _check(data: ConfigDict) -> None:
             raise InputError(
                 f"data.{field} is {value!r}; it must be a whole number of at least {least}."
             )
+    if data.stream not in STREAMS:
+        raise InputError(f"data.stream is {data.stream!r}; it must be one of {', '.join(STREAMS)}.")
     if data.split not in ("random", "chronological"):
         raise InputError(f"data.split is {data.split!r}; it must be random or chronological.")
     if data.split == "chronological":
@@ -329,7 +378,7 @@ def _paths(source: Any) -> tuple[str, ...]:
         raise InputError(f"data.source cannot name a file: {str(error).rstrip('.')}.") from error
 
 
-def _with_dataset(config: ConfigDict, use: Callable[[CandlestickGaf], _Result]) -> _Result:
+def _with_dataset(config: ConfigDict, use: Callable[[_Builder], _Result]) -> _Result:
     """Uses the prepared dataset; makes it again, once, where its files turn out to be damaged."""
     settings, cache = _resolve(config)
     try:
@@ -337,7 +386,8 @@ def _with_dataset(config: ConfigDict, use: Callable[[CandlestickGaf], _Result]) 
     except InputError:
         raise
     except Exception as damage:  # whatever the readers raise on a broken file
-        folder = cache / CandlestickGaf.name / settings.name / str(CandlestickGaf.VERSION)
+        kind, root = _dataset(settings, cache)
+        folder = root / kind.name / settings.name / str(kind.VERSION)
         if not folder.exists():
             raise
         logging.warning("%s is damaged (%s); making it again.", folder, type(damage).__name__)
@@ -345,14 +395,32 @@ def _with_dataset(config: ConfigDict, use: Callable[[CandlestickGaf], _Result]) 
         return use(_prepare(settings, cache))
 
 
-def _prepare(settings: CandlestickGafConfig, cache: Path) -> CandlestickGaf:
+def _dataset(settings: CandlestickGafConfig, cache: Path) -> tuple[type[_Builder], Path]:
+    """The dataset of the images, or that of the windows for a source that is too large for it."""
+    most = settings.sim_bars // settings.length  # since windows share no bar
+    each = 4 * 4 * settings.length**2 + 8 * 4 * settings.length
+    large = most * max(settings.fractions) * each > _LARGE_SPLIT_BYTES
+    if settings.kind == "bars":
+        large = sum(Path(path).stat().st_size for path in settings.paths) > _LARGE_FILES_BYTES
+    if large:
+        return CandlestickWindows, cache / candlestick_windows.folder_name()
+    return CandlestickGaf, cache
+
+
+def _builder(settings: CandlestickGafConfig, cache: Path) -> _Builder:
+    """The dataset, prepared or not."""
+    kind, root = _dataset(settings, cache)
+    return kind(data_dir=root, config=settings)
+
+
+def _prepare(settings: CandlestickGafConfig, cache: Path) -> _Builder:
     """Opens the dataset, and builds it where it is not there."""
     try:
-        builder = CandlestickGaf(data_dir=cache, config=settings)
+        builder = _builder(settings, cache)
         builder.download_and_prepare(file_format=candlestick_gaf.FILE_FORMAT)
     except OSError as error:
         # Another process may have finished the same dataset first; then that one is ours too.
-        builder = CandlestickGaf(data_dir=cache, config=settings)
+        builder = _builder(settings, cache)
         if not builder.is_prepared():
             raise InputError(
                 f"data.cache_dir: {cache} cannot be written ({error.strerror or error}); "
@@ -361,40 +429,11 @@ def _prepare(settings: CandlestickGafConfig, cache: Path) -> CandlestickGaf:
     return builder
 
 
-def _read(builder: CandlestickGaf) -> Splits:
+def _open(builder: _Builder) -> StoredSplits:
+    """Opens every split."""
+    return StoredSplits(*(Stored(builder, name) for name in Splits._fields))
+
+
+def _read(builder: _Builder) -> Splits:
     """Reads every split."""
-    length = builder.builder_config.length
-    return Splits(*(_read_split(builder, name, length) for name in Splits._fields))
-
-
-def _read_split(builder: CandlestickGaf, name: str, length: int) -> Examples:
-    """Reads one split; a batch of raw records is several times faster than TFDS's own decoding."""
-    source = builder.as_data_source(
-        name, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
-    )
-    records = source.__getitems__(range(len(source)))
-    image, label, ohlc, time, unit = zip(*map(_values, records), strict=True)
-    return Examples(
-        image=_joined(image, np.float32).reshape(-1, length, length, 4),
-        label=np.array(label, np.int32),
-        ohlc=_joined(ohlc, np.float64).reshape(-1, length, 4),
-        time=np.array(time, np.int64).view("datetime64[us]"),
-        unit=np.array(unit, np.int64),
-    )
-
-
-def _values(record: bytes) -> tuple[bytes, int, bytes, int, int]:
-    """The five stored values of one record."""
-    feature = tf_example_pb2.Example.FromString(record).features.feature
-    return (
-        feature["image"].bytes_list.value[0],
-        feature["label"].int64_list.value[0],
-        feature["ohlc"].bytes_list.value[0],
-        feature["time"].int64_list.value[0],
-        feature["unit"].int64_list.value[0],
-    )
-
-
-def _joined(parts: Sequence[bytes], dtype: type) -> np.ndarray:
-    """One writable array of the numbers in all parts."""
-    return np.frombuffer(bytearray().join(parts), dtype)
+    return Splits(*(split.load() for split in _open(builder)))

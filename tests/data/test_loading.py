@@ -494,3 +494,13 @@ def test_a_file_without_the_unit_s_column_is_refused(twin, tmp_path):
     with pytest.raises(InputError, match="has no column 'client'"):
         data.load(of_unit(tmp_path, "client", source=str(twin)))
     assert not any(tmp_path.glob("candlestick_gaf/*/[0-9]*"))
+
+
+def test_a_way_of_reading_that_there_is_not_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"data\.stream is 'often'; it must be one of auto, never"):
+        data.name(configured(tmp_path, source="sim", stream="often"))
+
+
+def test_a_job_that_needs_all_images_refuses_to_stream(tmp_path):
+    with pytest.raises(InputError, match="this job needs all images in memory"):
+        data.load(configured(tmp_path, source="sim", stream="always"))

@@ -1,0 +1,203 @@
+"""Training from disk is training in memory: the same samples, and so the same parameters."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from hypothesis import given
+from hypothesis import strategies as st
+from ml_collections import ConfigDict
+
+from dpfinjax import data, resumable, sampling, streaming, training
+from dpfinjax.augmentation import Augmentation
+from dpfinjax.errors import InputError
+from dpfinjax.training import Data, HParams, Membership, Spec
+
+EPOCH_STEPS, STEPS, BATCH_SIZE = 5, 13, 24.0
+CHUNK_STEPS = 2  # the last chunk of an epoch, and the last epoch, go beyond their steps
+
+
+class Network(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(nn.Dense(8)(x.reshape(len(x), -1)))
+        return nn.Dense(8)(x)
+
+
+@pytest.fixture(scope="module")
+def splits(cache):
+    config = ConfigDict({"data": data.default_config()})
+    config.data.update(sim_bars=120_000, cache_dir=cache)
+    return data.load(config), data.stored(config)
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(streaming, "chunk_steps", lambda *_: CHUNK_STEPS)
+    monkeypatch.setattr(streaming, "_EVALUATION_CHUNK", 64)
+
+
+def make_spec(**changes):
+    settings = {"module": Network(), "steps": STEPS, "epoch_steps": EPOCH_STEPS, "capacity": 64}
+    return Spec(**(settings | {"microbatch": 64} | changes))
+
+
+def make_hparams(examples):
+    rate = BATCH_SIZE / examples
+    return HParams(*map(jnp.float32, (0.1, 0.5, 0.8, rate, BATCH_SIZE)))
+
+
+def keys_of(models):
+    return jax.random.key(7) if models is None else jax.random.split(jax.random.key(7), models)
+
+
+def hparams_of(models, examples):
+    hparams = make_hparams(examples)
+    if models is None:
+        return hparams
+    hparams = jax.tree.map(lambda x: jnp.broadcast_to(x, models), hparams)
+    return hparams._replace(noise_multiplier=jnp.linspace(0.5, 1.5, models))
+
+
+def trained(epoch_of, membership, held, spec, models, examples):
+    """The parameters after all epochs, and what each epoch saw."""
+    key, hparams = keys_of(models), hparams_of(models, examples)
+    state = resumable.init(key, held, spec)
+    key, hparams, membership, held, state = resumable.spread(key, hparams, membership, held, state)
+    seen = []
+    for epoch in range(spec.epochs):
+        state, history = epoch_of(
+            key, state, jnp.int32(epoch), hparams, membership, held, spec=spec
+        )
+        seen.append(history)
+    return state.params, jax.tree.map(lambda *x: jnp.stack(x), *seen)
+
+
+@pytest.mark.parametrize(
+    ("method", "models", "copies"),
+    [("ghost", None, 0), ("none", None, 2), ("none", 3, 0)],
+)
+def test_training_from_disk_gives_the_bits_of_training_in_memory(splits, method, models, copies):
+    whole, stored = splits
+    spec = make_spec(clip_method=method, augmentation=Augmentation(copies, 0.01, 0.1))
+    examples = len(stored.train)
+    held = Data(jnp.asarray(whole.train.image), jnp.asarray(whole.train.label))
+    in_memory = trained(
+        resumable.train_epoch, training.everything(held), held, spec, models, examples
+    )
+    stream = streaming.Stream(stored.train)
+    from_disk = trained(
+        stream.train_epoch,
+        streaming.everything(stored.train),
+        streaming.shapes(stored.train),
+        spec,
+        models,
+        examples,
+    )
+    jax.tree.map(np.testing.assert_array_equal, from_disk[0], in_memory[0])
+    for name, seen, expected in zip(in_memory[1]._fields, from_disk[1], in_memory[1], strict=True):
+        np.testing.assert_allclose(seen, expected, rtol=1e-6, err_msg=name)
+    assert np.all(np.asarray(from_disk[1].batch_size) > 0)
+
+
+def test_the_sample_of_a_step_is_each_models_own_poisson_sample_over_the_whole_set():
+    """Each of n coins, from the step's own key: no part of the set has a sample of its own."""
+    units, capacity, steps = 1000, 64, np.arange(40, 43)
+    keys, rates = jax.random.split(jax.random.key(0), 3), jnp.array([0.04, 0.04, 0.01])
+    rows, mask = streaming.draw(keys, jnp.asarray(steps), rates, units, capacity)
+    for model, (key, rate) in enumerate(zip(keys, rates, strict=True)):
+        for place, step in enumerate(steps):
+            own = jax.random.split(jax.random.fold_in(key, step), 3)[0]
+            expected = sampling.poisson(own, units, rate, capacity)
+            np.testing.assert_array_equal(rows[model, place], expected[0])
+            np.testing.assert_array_equal(mask[model, place], expected[1])
+    assert not np.array_equal(rows[0], rows[1])
+    assert mask[2].sum() < mask[1].sum()
+
+
+@pytest.mark.parametrize("count", [1, 3, 4])
+def test_processes_read_one_sample_of_the_whole_set_between_them(splits, count):
+    _, stored = splits
+    train, key, steps = stored.train, jax.random.key(1), np.arange(3, dtype=np.int32)
+    rate, capacity = jnp.float32(BATCH_SIZE / len(train)), 64
+    parts = [streaming.read(train, key, rate, steps, capacity, i, count) for i in range(count)]
+    whole = streaming.read(train, key, rate, steps, capacity)
+    rows, mask = streaming.draw(key, jnp.asarray(steps), rate, len(train), capacity)
+    np.testing.assert_array_equal(whole.rows, rows)
+    np.testing.assert_array_equal(whole.mask, mask)
+    for name in ("rows", "mask", "images", "labels"):
+        joined = np.concatenate([getattr(part, name) for part in parts], axis=1)
+        np.testing.assert_array_equal(joined, getattr(whole, name))
+
+
+def test_what_is_read_are_the_drawn_examples_and_nothing_else(splits):
+    whole, stored = splits
+    read = []
+
+    class Noting:
+        image_shape = stored.train.image_shape
+
+        def __len__(self):
+            return len(stored.train)
+
+        def images(self, rows):
+            read.extend(rows.tolist())
+            return stored.train.images(rows)
+
+    rate = jnp.float32(BATCH_SIZE / len(stored.train))
+    chunk = streaming.read(Noting(), jax.random.key(2), rate, np.arange(3, dtype=np.int32), 64)
+    assert read == chunk.rows[chunk.mask].tolist()
+    np.testing.assert_array_equal(chunk.images[chunk.mask], whole.train.image[read])
+    np.testing.assert_array_equal(chunk.labels[chunk.mask], whole.train.label[read])
+    assert not chunk.images[~chunk.mask].any()
+
+
+@given(length=st.integers(0, 300), count=st.integers(1, 40))
+def test_shares_are_disjoint_whole_and_alike(length, count):
+    parts = [range(length)[streaming.share(length, index, count)] for index in range(count)]
+    assert [place for part in parts for place in part] == list(range(length))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_chunks_are_bounded_whatever_the_set(monkeypatch):
+    monkeypatch.undo()
+    for models, capacity in ((1, 64), (1, 1300), (16, 400), (1, 100_000)):
+        steps = streaming.chunk_steps(models, capacity, (10, 10, 4))
+        one_step = 4 * 400 * models * capacity
+        assert steps >= 1
+        assert steps * one_step <= max(one_step, streaming.CHUNK_BYTES)
+
+
+@pytest.mark.parametrize(
+    "membership",
+    [Membership(jnp.arange(3), jnp.int32(3)), Membership(jnp.zeros(0, jnp.int32), jnp.int32(3))],
+)
+def test_a_choice_of_the_examples_is_refused(splits, membership):
+    train, spec = splits[1].train, make_spec()
+    held, key = streaming.shapes(train), jax.random.key(0)
+    state, hparams = resumable.init(key, held, spec), make_hparams(len(train))
+    with pytest.raises(InputError, match="sees all examples"):
+        streaming.Stream(train).train_epoch(
+            key, state, jnp.int32(0), hparams, membership, held, spec
+        )
+
+
+def test_evaluation_in_chunks_is_evaluation_at_once(splits):
+    whole, stored = splits
+    module = Network()
+    keys = jax.random.split(jax.random.key(0))
+    held = Data(jnp.asarray(whole.train.image), jnp.asarray(whole.train.label))
+    params = jax.vmap(lambda key: module.init(key, held.inputs[:1])["params"])(keys)
+    several = streaming.evaluate_many(params, stored.train, module)
+    assert len(stored.train) % 64
+    for model in range(2):
+        own = jax.tree.map(lambda x: x[model], params)  # noqa: B023
+        expected = training.evaluate(own, held, module)
+        counts = np.zeros((8, 8), int)
+        np.add.at(counts, (whole.train.label, np.argmax(expected.logits, axis=-1)), 1)
+        np.testing.assert_array_equal(several.counts[model], counts)
+        np.testing.assert_allclose(several.loss[model], expected.loss, rtol=1e-5)
+        np.testing.assert_allclose(several.accuracy[model], expected.accuracy, rtol=1e-6)
+    alone = streaming.evaluate(jax.tree.map(lambda x: x[0], params), stored.train, module)
+    np.testing.assert_array_equal(alone.counts, several.counts[0])
