@@ -10,8 +10,19 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from dpfinjax import sweeps, workdir
+from dpfinjax import hosts, sweeps, workdir
 from dpfinjax.errors import InputError
+
+_FLAGS = (
+    "config",
+    "workdir",
+    "seeds",
+    "sweep",
+    "coordinator",
+    "num_processes",
+    "process_id",
+    "devices_per_model",
+)
 
 
 def run(job: Callable[[ConfigDict, str], object], name: str) -> None:
@@ -50,9 +61,20 @@ def run(job: Callable[[ConfigDict, str], object], name: str) -> None:
     def main(argv: Sequence[str]) -> None:
         del argv
         with _mistakes_told():
-            job(flags.FLAGS.config, flags.FLAGS.workdir)
+            _run_or_follow(job)
 
     app.run(main, flags_parser=parse)
+
+
+def _run_or_follow(job: Callable[[ConfigDict, str], object]) -> None:
+    """Runs the job in the first of several processes, or the only one; the others help it."""
+    flag = flags.FLAGS
+    with hosts.joined(flag.coordinator, flag.num_processes, flag.process_id) as leads:
+        hosts.set_devices_per_model(flag.devices_per_model)
+        if leads:
+            job(flag.config, flag.workdir)
+        else:
+            hosts.follow()
 
 
 def _cores() -> int:
@@ -74,12 +96,11 @@ def _define_flags(name: str) -> flags.FlagHolder:
     flags.DEFINE_string("workdir", f"logs/{name}", "Folder of all that is written.")
     flags.DEFINE_integer("seeds", None, "Train every model with so many seeds.", lower_bound=1)
     flags.DEFINE_bool("sweep", False, "Train the cells that the config file's sweep() adds.")
-    for flag in (
-        "config",
-        "workdir",
-        "seeds",
-        "sweep",
-    ):  # --help lists the flags of the module that was run
+    flags.DEFINE_string("coordinator", None, "host:port of process 0, or auto, of several.")
+    flags.DEFINE_integer("num_processes", None, "How many processes run together.", lower_bound=1)
+    flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.", lower_bound=0)
+    flags.DEFINE_integer("devices_per_model", 1, "Devices that share each batch.", lower_bound=1)
+    for flag in _FLAGS:  # --help lists the flags of the module that was run
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[flag])
     return config
 
