@@ -11,6 +11,7 @@ from within the cluster alone.
 """
 
 import atexit
+import collections
 import contextlib
 import functools
 import importlib
@@ -130,7 +131,20 @@ def joined(
     with last_words.filtered_stderr():
         _initialize(*found)
         with _ended_together():
+            if jax.process_index() == 0:
+                _check_devices()
             yield jax.process_index() == 0
+
+
+def _check_devices() -> None:
+    """Raises InputError unless the processes are alike, as collectives want them."""
+    counts = collections.Counter(device.process_index for device in jax.devices())
+    fewest, most = min(counts.values()), max(counts.values())
+    if len(counts) < jax.process_count() or fewest < most:
+        raise InputError(
+            f"The {jax.process_count()} processes have from {fewest} to {most} devices; each must "
+            "have as many as the others."
+        )
 
 
 def _initialize(coordinator: str | None, num_processes: int, process_id: int) -> None:

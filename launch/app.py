@@ -70,8 +70,8 @@ def _run_or_follow(job: Callable[[ConfigDict, str], object]) -> None:
     """Runs the job in the first of several processes, or the only one; the others help it."""
     flag = flags.FLAGS
     with hosts.joined(flag.coordinator, flag.num_processes, flag.process_id) as leads:
-        hosts.set_devices_per_model(flag.devices_per_model)
         if leads:
+            hosts.set_devices_per_model(flag.devices_per_model)
             job(flag.config, flag.workdir)
         else:
             hosts.follow()

@@ -5,6 +5,7 @@ one process, and prints a line. An assertion ends it.
 """
 
 import csv
+import functools
 import os
 import signal
 import subprocess
@@ -18,7 +19,6 @@ import numpy as np
 
 from dpfinjax import last_words
 from tests import processes
-from tests.launch import test_attack, test_audit, test_pate
 from tests.launch.test_app import CLONE
 from tests.launch.test_dpsgd import final_state
 from tests.test_hosts import SWEEP
@@ -137,23 +137,16 @@ def killed(folder):
               f"gone on in one process: {same}", flush=True)  # fmt: skip
 
 
-def jobs(folder):
-    """PATE, an attack and an audit in two processes and in one."""
-    cache = str(folder / "cache")
-    made = {
-        "pate": test_pate.make_config(cache, cells=()),
-        "attack": test_attack.make_config(cache, **{"attack.models": 4, "baseline.epochs": 5.0}),
-        "audit": test_audit.make_config(cache, **{"audit.canaries": 20, "audit.runs": 100}),
-    }
-    for job, config in made.items():
-        file = folder / f"{job}.py"
-        file.write_text(
-            "from ml_collections import ConfigDict\n"
-            "def get_config(variant=''):\n"
-            f"    return ConfigDict({config.to_dict()!r})\n"
-        )
-        seconds = [timed([flags_of(file, folder / f"{job} {n}")] * n, job) for n in (1, 2)]
-        report(f"{job} in 2 processes", (folder / f"{job} 1", folder / f"{job} 2"), seconds)
+def job(name, changes, folder):
+    """Another launcher's small run in one process and in two."""
+    file = folder / f"{name}.py"
+    file.write_text(
+        f"from tests.launch.test_{name} import make_config\n"
+        "def get_config(variant=''):\n"
+        f"    return make_config({str(folder / 'cache')!r}, **{changes!r})\n"
+    )
+    seconds = [timed([flags_of(file, folder / f"{n}")] * n, name) for n in (1, 2)]
+    report(f"{name} in 2 processes", (folder / "1", folder / "2"), seconds)
 
 
 def made_config(folder):
@@ -163,7 +156,14 @@ def made_config(folder):
     return file
 
 
-CHECKS = {check.__name__: check for check in (sweep, batch, killed, jobs)}
+CHECKS = {check.__name__: check for check in (sweep, batch, killed)} | {
+    name: functools.partial(job, name, changes)
+    for name, changes in {
+        "pate": {"cells": ()},
+        "attack": {"attack.models": 4, "baseline.epochs": 5.0},
+        "audit": {"audit.canaries": 20, "audit.runs": 100},
+    }.items()
+}
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or CHECKS:
