@@ -275,22 +275,27 @@ def _scores_of_models(
     keys: jax.Array, sizes: jax.Array, data: Data, hparams: HParams, spec: Spec, score: str
 ) -> jax.Array:
     """The canary's score [m] in models that see the first `sizes` units."""
-    rows = training.everything(data).rows
-    canary = training.take_units(data, rows[-1:])
 
-    def one(key_and_size: tuple[jax.Array, jax.Array]) -> jax.Array:
-        key, size = key_and_size
-        return _trained_scores(key, Membership(rows, size), data, canary, hparams, spec, score)[0]
+    def several(keys: jax.Array, sizes: jax.Array, data: Data, hparams: HParams) -> jax.Array:
+        rows = training.everything(data).rows
+        canary = training.take_units(data, rows[-1:])
 
-    def several(keys: jax.Array, sizes: jax.Array) -> jax.Array:
+        def one(own: tuple[jax.Array, jax.Array]) -> jax.Array:
+            seen = Membership(rows, own[1])
+            return _trained_scores(own[0], seen, data, canary, hparams, spec, score)[0]
+
         at_once = min(_models_at_once(spec), len(keys))
         return jax.lax.map(one, (keys, sizes), batch_size=at_once if at_once > 1 else None)
 
     mesh = resumable.mesh_of(len(keys))
-    axis = PartitionSpec(resumable.MODELS)
-    return jax.shard_map(several, mesh=mesh, in_specs=axis, out_specs=axis, check_vma=False)(
-        keys, sizes
-    )
+    split, whole = PartitionSpec(resumable.MODELS), PartitionSpec()
+    return jax.shard_map(
+        several,
+        mesh=mesh,
+        in_specs=(split, split, whole, whole),
+        out_specs=split,
+        check_vma=False,
+    )(keys, sizes, data, hparams)
 
 
 def _models_at_once(spec: Spec) -> int:
