@@ -19,6 +19,7 @@ from tqdm import tqdm
 from dpfinjax import (
     accounting,
     data,
+    hosts,
     memory,
     metrics_log,
     plots,
@@ -33,6 +34,7 @@ from dpfinjax import (
 )
 from dpfinjax.data import Examples, Facts, Splits, Stored, StoredSplits, units
 from dpfinjax.data.patterns import PATTERNS
+from dpfinjax.errors import InputError
 from dpfinjax.results import Row
 from dpfinjax.streaming import Measured
 from dpfinjax.training import Data, History, State
@@ -138,13 +140,19 @@ def splits_of(config: ConfigDict, facts: Facts) -> Splits | StoredSplits:
       facts: what is known of its data.
 
     Raises:
-      InputError: for a unit of privacy with several windows where the splits stay on disk.
+      InputError: for a unit of privacy with several windows, several processes or several devices
+        a model where the splits stay on disk.
     """
     examples = {name: sum(counts.values()) for name, counts in facts.examples.items()}
     in_memory = memory.images_fit(examples, config.data.length)
     if config.data.stream == "never" or (config.data.stream == "auto" and in_memory):
         return data.load(config)
     settings.check_window(config, "a training that reads its examples from disk")
+    if jax.process_count() > 1 or hosts.devices_per_model() > 1:
+        raise InputError(
+            f"config.data.stream is {config.data.stream!r}, by which examples are read from disk; "
+            "several processes, or --devices_per_model above 1, need 'never'."
+        )
     return data.stored(config)
 
 

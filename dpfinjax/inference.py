@@ -48,7 +48,7 @@ def answer(model: Model, bars: Bars, stride: int = 1) -> Iterator[Answers]:
     moved, last = windows.ends(bars, model.length, stride)
     series = np.stack([price[moved] for price in (bars.open, bars.high, bars.low, bars.close)], -1)
     time, chunk = bars.time[moved], _chunk(model.length)
-    devices = Mesh(np.array(jax.devices()), ("windows",))
+    devices = Mesh(np.array(jax.local_devices()), ("windows",))
     split = NamedSharding(devices, PartitionSpec("windows"))
     params = jax.device_put(model.params, NamedSharding(devices, PartitionSpec()))
     waiting: list[tuple[np.ndarray, jax.Array]] = []  # the device works while the host goes on
@@ -66,7 +66,7 @@ def answer(model: Model, bars: Bars, stride: int = 1) -> Iterator[Answers]:
 
 def _chunk(length: int) -> int:
     """How many windows of a length are asked about at a time: a multiple of the devices."""
-    devices = len(jax.devices())
+    devices = len(jax.local_devices())
     return devices * max(1, _PIXELS // length**2)
 
 

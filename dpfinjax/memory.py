@@ -7,14 +7,14 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from dpfinjax import training
+from dpfinjax import hosts, training
 from dpfinjax.training import Data, HParams, Spec
 
 _SHARE = 0.5  # of what is free; the rest is for the allocator's fragments and everybody else
 
 
 def models_that_fit(data: Data, spec: Spec) -> int:
-    """Returns how many models can train at once on all devices together, at least 1.
+    """Returns how many models can train at once on all devices, of all processes, at least 1.
 
     Compiles one step of one model and counts the bytes that the compiler plans for it, against half
     of the memory that a device has left.
@@ -31,11 +31,12 @@ def models_that_fit(data: Data, spec: Spec) -> int:
     compiled = step.lower(
         key, state, jnp.int32(0), hparams, training.everything(data), data, spec=one_step
     ).compile()
-    devices, planned = jax.local_devices(), compiled.memory_analysis()
+    devices = jax.device_count() // hosts.devices_per_model()
+    planned = compiled.memory_analysis()
     if planned is None:  # a backend whose compiler does not tell
-        return len(devices)
+        return devices
     needed = planned.temp_size_in_bytes + 2 * planned.output_size_in_bytes
-    return max(1, int(_SHARE * _free_bytes(devices[0]) // needed)) * len(devices)
+    return max(1, int(_SHARE * _free_bytes(jax.local_devices()[0]) // needed)) * devices
 
 
 def images_fit(examples: Mapping[str, int], length: int) -> bool:

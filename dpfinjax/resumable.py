@@ -1,7 +1,8 @@
 """`fit` epoch by epoch from the host: progress, checkpoints, and the same bits after a kill."""
 
+import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,12 +12,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from dpfinjax import training
+from dpfinjax import hosts, training
 from dpfinjax.errors import InputError
 from dpfinjax.training import Data, History, HParams, Membership, Spec, State
 
 CHECKPOINTS = "checkpoints"
-_MODELS = "models"  # the axis of the mesh
+MODELS = "models"  # the first axis of the mesh; the second one is `training.BATCH`
 
 _Tree = TypeVar("_Tree")
 
@@ -47,8 +48,8 @@ def train_epoch(
 
     if not key.ndim:
         return one(key, state, hparams, membership, data)
-    devices = mesh_of(len(key))
-    split, whole = PartitionSpec(_MODELS), PartitionSpec()
+    devices = mesh_of(len(key), spec.devices)
+    split, whole = PartitionSpec(MODELS), PartitionSpec()
     shared = membership.rows.ndim == 1
 
     def several(
@@ -74,15 +75,31 @@ def train_epoch(
     )(key, state, hparams, membership, data)
 
 
-def mesh_of(models: int) -> Mesh:
-    """Returns the devices for so many models: no more than finish as early as all of them."""
-    devices = jax.devices()
-    rounds = -(-models // len(devices))
-    return Mesh(np.array(devices[: -(-models // rounds)]), (_MODELS,))
+def mesh_of(models: int, devices_per_model: int = 1) -> Mesh:
+    """Returns the devices for so many models: no more than finish as early as all of them.
+
+    Args:
+      models: their number.
+      devices_per_model: along the mesh's second axis; it divides the number of all devices.
+
+    Returns:
+      A mesh of the axes `MODELS` and `training.BATCH`. Of several processes it has devices of the
+      first one alone, where these finish as early, or all.
+    """
+    every, own = np.array(jax.devices()), np.array(jax.local_devices())
+    rounds = -(-models * devices_per_model // len(every))
+    needed = -(-models // rounds) * devices_per_model
+    chosen = own[:needed] if needed <= len(own) else every
+    return Mesh(chosen.reshape(-1, devices_per_model), (MODELS, training.BATCH))
 
 
 def spread(
-    key: jax.Array, hparams: HParams, membership: Membership, data: Data, state: State
+    key: jax.Array,
+    hparams: HParams,
+    membership: Membership,
+    data: Data,
+    state: State,
+    devices_per_model: int = 1,
 ) -> tuple[jax.Array, HParams, Membership, Data, State]:
     """Puts the arguments of `train_epoch` where it wants them.
 
@@ -92,25 +109,29 @@ def spread(
       membership: with a leading axis too, or shared by all models.
       data: the examples, which every device will hold.
       state: before the training or from a checkpoint.
+      devices_per_model: over how many devices each batch will be divided.
 
     Returns:
       The same, with the last model again until the devices divide the number of models.
     """
     if not key.ndim:
         return key, hparams, membership, data, state
-    devices = mesh_of(len(key))
-    split, whole = (NamedSharding(devices, PartitionSpec(*axes)) for axes in ((_MODELS,), ()))
+    devices = mesh_of(len(key), devices_per_model)
+    split, whole = (NamedSharding(devices, PartitionSpec(*axes)) for axes in ((MODELS,), ()))
 
     def divided(x: jax.Array) -> jax.Array:
-        x = jnp.concatenate([x, jnp.repeat(x[-1:], -len(key) % devices.size, axis=0)])
-        return jax.device_put(x, split)
+        x = jnp.concatenate([x, jnp.repeat(x[-1:], -len(key) % devices.shape[MODELS], axis=0)])
+        return hosts.placed(x, split)
+
+    def copied(x: jax.Array) -> jax.Array:
+        return hosts.placed(x, whole)
 
     shared = membership.rows.ndim == 1
     return (
         divided(key),
         jax.tree.map(divided, hparams),
-        jax.device_put(membership, whole) if shared else jax.tree.map(divided, membership),
-        jax.device_put(data, whole),
+        jax.tree.map(copied if shared else divided, membership),
+        jax.tree.map(copied, data),
         jax.tree.map(divided, state),
     )
 
@@ -160,27 +181,68 @@ def fit(
       InputError: when the loss of the model, or of every one of several, is no longer finite and
         `stop_when_lost` is set.
     """
+    spec = dataclasses.replace(spec, devices=hosts.devices_per_model())
     state = init(key, data, spec)
     with _manager(folder) as manager:
         first = manager.latest_step() or 0
         if first:
             state = _restored(manager, state)
-        models = key.shape
-        key, hparams, membership, data, state = spread(key, hparams, membership, data, state)
-        for epoch in range(first, spec.epochs):
-            state, history = epoch_of(
-                key, state, jnp.int32(epoch), hparams, membership, data, spec=spec
-            )
+        arguments = key, hparams, membership, data, state
+        if _together(key, spec):
+            hosts.call(_take_part, arguments, spec, first)
+        for epoch, state, history in _epochs(arguments, spec, first, epoch_of):
             if stop_when_lost and not np.isfinite(history.loss).any():
                 raise InputError(
                     f"The loss is not finite in epoch {epoch + 1} of {spec.epochs}; a smaller "
                     "config.learning_rate keeps it finite."
                 )
-            on_epoch(epoch + 1, _first(models, state), _first(models, history))
+            on_epoch(epoch + 1, state, history)
             if (epoch + 1) % checkpoint_epochs == 0 or epoch + 1 == spec.epochs:
-                saved = _on_host(_first(models, state))
-                manager.save(epoch + 1, args=ocp.args.StandardSave(saved))
-    return _first(models, state)
+                manager.save(epoch + 1, args=ocp.args.StandardSave(_on_host(state)))
+    return state
+
+
+def _epochs(
+    arguments: tuple[jax.Array, HParams, Membership, Data, State],
+    spec: Spec,
+    first: int,
+    epoch_of: Callable[..., tuple[State, History]],
+) -> Iterator[tuple[int, State, History]]:
+    """Trains on, in each process that has a part in it; yields after each epoch."""
+    models, numbers = arguments[0].shape, range(first, spec.epochs)
+    steps = hosts.in_step(numbers) if _together(arguments[0], spec) else numbers
+    if not models and spec.devices > 1:
+        arguments = _one_of_one(*arguments)
+    key, hparams, membership, data, state = spread(*arguments, spec.devices)
+    for epoch in steps:
+        with hosts.lost_told():
+            state, history = epoch_of(
+                key, state, np.int32(epoch), hparams, membership, data, spec=spec
+            )
+        found = hosts.gathered((state, history))
+        yield epoch, *(_first(models, found) if key.ndim else found)
+
+
+def _together(key: jax.Array, spec: Spec) -> bool:
+    """Whether the models of these keys are divided over several processes."""
+    many = key.ndim > 0 or spec.devices > 1
+    return many and hosts.spans(mesh_of(key.size, spec.devices))
+
+
+def _one_of_one(
+    key: jax.Array, hparams: HParams, membership: Membership, data: Data, state: State
+) -> tuple[jax.Array, HParams, Membership, Data, State]:
+    """The arguments of one model as those of a sweep with one cell."""
+    key, hparams, state = jax.tree.map(lambda x: jnp.asarray(x)[None], (key, hparams, state))
+    return key, hparams, membership, data, state
+
+
+def _take_part(
+    arguments: tuple[jax.Array, HParams, Membership, Data, State], spec: Spec, first: int
+) -> None:
+    """A follower's part in `fit`."""
+    for _ in _epochs(arguments, spec, first, train_epoch):
+        pass
 
 
 def finished_epochs(folder: str | Path) -> int:
@@ -221,8 +283,8 @@ def _restored(manager: ocp.CheckpointManager, like: State) -> State:
 
 
 def _first(models: tuple[int, ...], tree: _Tree) -> _Tree:
-    """What `spread` was given: of several models, so many."""
-    return jax.tree.map(lambda x: x[: models[0]], tree) if models else tree
+    """What `spread` was given: of several models so many, of one itself."""
+    return jax.tree.map(lambda x: x[: models[0]] if models else x[0], tree)
 
 
 def _on_host(state: State) -> State:
@@ -233,4 +295,9 @@ def _on_host(state: State) -> State:
 def _manager(folder: str | Path) -> ocp.CheckpointManager:
     """Orbax's keeper of the last two checkpoints; one that is not whole does not count."""
     path = (Path(folder) / CHECKPOINTS).resolve()
-    return ocp.CheckpointManager(path, options=ocp.CheckpointManagerOptions(max_to_keep=2))
+    path.mkdir(parents=True, exist_ok=True)
+    # Of several processes this one alone writes, so Orbax must not wait for the others.
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=2, create=False, multiprocessing_options=hosts.alone()
+    )
+    return ocp.CheckpointManager(path, options=options)

@@ -17,6 +17,7 @@ from dpfinjax.augmentation import Augmentation
 from dpfinjax.errors import InputError
 
 CLIP_METHODS = ("auto", "ghost", "vmap", "none")
+BATCH = "batch"  # the mesh axis over which a model's batches are divided
 SCHEDULES = ("constant", "cosine", "linear")
 _Fetch = Callable[[jax.Array], tuple[jax.Array, Any]]  # from rows [b] to inputs and targets
 _INIT = 0xFFFFFFFF  # fold_in for the first parameters; no step has this number
@@ -110,6 +111,8 @@ class Spec:
       clip_rule: one of `clipping.RULES`, how gradients are scaled to the clip norm.
       augmentation: copies of each example that are averaged with it, for images.
       start: the name of the parameters that training begins from, `Data.start`; "" for random ones.
+      devices: over how many devices of the mesh axis `BATCH` each batch is divided; more than one
+        only within a `jax.shard_map` that has it, see `resumable`.
     """
 
     module: nn.Module
@@ -128,6 +131,7 @@ class Spec:
     clip_rule: str = "flat"
     augmentation: Augmentation = augmentation.NO_COPIES
     start: str = ""
+    devices: int = 1
 
     def __post_init__(self) -> None:
         _one_of("clip_method", self.clip_method, CLIP_METHODS)
@@ -141,7 +145,7 @@ class Spec:
             raise InputError(
                 f"weight_decay is {self.weight_decay}; it must be finite and at least 0."
             )
-        for name in ("steps", "epoch_steps", "capacity", "microbatch"):
+        for name in ("steps", "epoch_steps", "capacity", "microbatch", "devices"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1.")
 
@@ -505,19 +509,26 @@ def _gradient(
 ) -> tuple[Any, clipping.ClipStats]:
     """The gradient that the optimizer sees: private, unless the method is "none"."""
     if spec.clip_method == "none":
-        plain_grad = _of_rows(_plain_grad(spec), fetch)
-        total, stats = clipping.in_microbatches(plain_grad, spec.microbatch)(params, rows, mask)
+        total, stats = _in_pieces(_of_rows(_plain_grad(spec), fetch), spec)(params, rows, mask)
         return jax.tree.map(lambda g: g / hparams.batch_size, total), stats
     clipped_grad = _clipped_grad(params, fetch, hparams.clip_norm, spec)
     return dpsgd.private_grad(
         key,
-        clipping.in_microbatches(_of_rows(clipped_grad, fetch), spec.microbatch),
+        _in_pieces(_of_rows(clipped_grad, fetch), spec),
         params,
         rows,
         mask,
         hparams.noise_multiplier,
         hparams.batch_size,
     )
+
+
+def _in_pieces(clipped_grad: clipping.ClippedGrad, spec: Spec) -> clipping.ClippedGrad:
+    """The same function of a batch, a part on each device, and a microbatch of that at a time."""
+    pieces = clipping.in_microbatches(clipped_grad, -(-spec.microbatch // spec.devices))
+    if spec.devices == 1:
+        return pieces
+    return clipping.over_devices(pieces, BATCH, spec.devices)
 
 
 def _of_rows(clipped_grad: clipping.ClippedGrad, fetch: _Fetch) -> clipping.ClippedGrad:

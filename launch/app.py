@@ -11,8 +11,19 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from dpfinjax import sweeps, workdir
+from dpfinjax import hosts, sweeps, workdir
 from dpfinjax.errors import InputError
+
+_FLAGS = (
+    "config",
+    "workdir",
+    "seeds",
+    "sweep",
+    "coordinator",
+    "num_processes",
+    "process_id",
+    "devices_per_model",
+)
 
 
 def run(
@@ -60,9 +71,20 @@ def run(
     def main(argv: Sequence[str]) -> None:
         del argv
         with _mistakes_told():
-            job(flags.FLAGS.config, flags.FLAGS.workdir)
+            _run_or_follow(job)
 
     app.run(main, flags_parser=parse)
+
+
+def _run_or_follow(job: Callable[[ConfigDict, str], object]) -> None:
+    """Runs the job in the first of several processes, or the only one; the others help it."""
+    flag = flags.FLAGS
+    with hosts.joined(flag.coordinator, flag.num_processes, flag.process_id) as leads:
+        if leads:
+            hosts.set_devices_per_model(flag.devices_per_model)
+            job(flag.config, flag.workdir)
+        else:
+            hosts.follow()
 
 
 def _cores() -> int:
@@ -84,11 +106,15 @@ def _define_flags(name: str, shorthands: Mapping[str, type]) -> flags.FlagHolder
     flags.DEFINE_string("workdir", f"logs/{name}", "Folder of all that is written.")
     flags.DEFINE_integer("seeds", None, "Train every model with so many seeds.", lower_bound=1)
     flags.DEFINE_bool("sweep", False, "Train the cells that the config file's sweep() adds.")
+    flags.DEFINE_string("coordinator", None, "host:port of process 0, or auto, of several.")
+    flags.DEFINE_integer("num_processes", None, "How many processes run together.", lower_bound=1)
+    flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.", lower_bound=0)
+    flags.DEFINE_integer("devices_per_model", 1, "Devices that share each batch.", lower_bound=1)
     for field, kind in shorthands.items():
         define = flags.DEFINE_integer if kind is int else flags.DEFINE_string
         define(field, None, f"The same as --config.{field}.")
     # --help lists the flags of the module that was run
-    for flag in ("config", "workdir", "seeds", "sweep", *shorthands):
+    for flag in (*_FLAGS, *shorthands):
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[flag])
     return config
 

@@ -17,10 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 from numpy.typing import ArrayLike, NDArray
 
-from dpfinjax import resumable, training
+from dpfinjax import hosts, resumable, training
 from dpfinjax.attacks import checks
 from dpfinjax.attacks.checks import BoolArray, FloatArray
 from dpfinjax.augmentation import NO_COPIES
@@ -245,10 +245,10 @@ def many_runs(
     devices = resumable.mesh_of(2 * runs).devices.size
     models = 2 * runs + -2 * runs % devices
     sizes = jnp.where(jnp.arange(models) < runs, examples, examples - 1)
-    scores = _scores_of_models(
-        jax.random.split(key, models), sizes, data, hparams, spec=spec, score=score
-    )
-    found = _highest_for_nonfinite(scores)
+    arguments = jax.random.split(key, models), sizes, data, hparams
+    if hosts.spans(resumable.mesh_of(models)):
+        hosts.call(_scores_together, arguments, spec, score)
+    found = _highest_for_nonfinite(_scores_together(arguments, spec, score))
     return found[:runs], found[runs : 2 * runs]
 
 
@@ -257,27 +257,45 @@ def coins(seed: int, count: int) -> BoolArray:
     return np.random.default_rng([_COINS, seed]).integers(0, 2, count).astype(bool)
 
 
+def _scores_together(
+    arguments: tuple[jax.Array, jax.Array, Data, HParams], spec: Spec, score: str
+) -> np.ndarray:
+    """The scores [m], in each process that has a part in them."""
+    keys, sizes, data, hparams = arguments
+    mesh = resumable.mesh_of(len(keys))
+    split, whole = (NamedSharding(mesh, PartitionSpec(*a)) for a in ((resumable.MODELS,), ()))
+    keys, sizes = (hosts.placed(x, split) for x in (keys, sizes))
+    data, hparams = jax.tree.map(lambda x: hosts.placed(x, whole), (data, hparams))
+    with hosts.lost_told():
+        return hosts.gathered(_scores_of_models(keys, sizes, data, hparams, spec=spec, score=score))
+
+
 @functools.partial(jax.jit, static_argnames=("spec", "score"))
 def _scores_of_models(
     keys: jax.Array, sizes: jax.Array, data: Data, hparams: HParams, spec: Spec, score: str
 ) -> jax.Array:
     """The canary's score [m] in models that see the first `sizes` units."""
-    rows = training.everything(data).rows
-    canary = training.take_units(data, rows[-1:])
 
-    def one(key_and_size: tuple[jax.Array, jax.Array]) -> jax.Array:
-        key, size = key_and_size
-        return _trained_scores(key, Membership(rows, size), data, canary, hparams, spec, score)[0]
+    def several(keys: jax.Array, sizes: jax.Array, data: Data, hparams: HParams) -> jax.Array:
+        rows = training.everything(data).rows
+        canary = training.take_units(data, rows[-1:])
 
-    def several(keys: jax.Array, sizes: jax.Array) -> jax.Array:
+        def one(own: tuple[jax.Array, jax.Array]) -> jax.Array:
+            seen = Membership(rows, own[1])
+            return _trained_scores(own[0], seen, data, canary, hparams, spec, score)[0]
+
         at_once = min(_models_at_once(spec), len(keys))
         return jax.lax.map(one, (keys, sizes), batch_size=at_once if at_once > 1 else None)
 
     mesh = resumable.mesh_of(len(keys))
-    axis = PartitionSpec(*mesh.axis_names)
-    return jax.shard_map(several, mesh=mesh, in_specs=axis, out_specs=axis, check_vma=False)(
-        keys, sizes
-    )
+    split, whole = PartitionSpec(resumable.MODELS), PartitionSpec()
+    return jax.shard_map(
+        several,
+        mesh=mesh,
+        in_specs=(split, split, whole, whole),
+        out_specs=split,
+        check_vma=False,
+    )(keys, sizes, data, hparams)
 
 
 def _models_at_once(spec: Spec) -> int:
@@ -311,7 +329,7 @@ def _trained_scores(
     return jax.jvp(losses, (first,), (jax.tree.map(jnp.subtract, first, last),))[1]
 
 
-def _highest_for_nonfinite(scores: jax.Array) -> FloatArray:
+def _highest_for_nonfinite(scores: ArrayLike) -> FloatArray:
     """Scores in float64; a training that broke is a sign like any other."""
     values = np.asarray(scores, np.float64)
     return np.where(np.isfinite(values), values, float(np.finfo(np.float32).max))

@@ -1,0 +1,41 @@
+"""Real processes on this machine that run one launcher together."""
+
+import os
+import socket
+import subprocess
+import sys
+
+from tests.launch.test_app import CLONE
+
+
+def free_port():
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start(flags, job="dpsgd", **environment):
+    """Starts a process for each list of flags; each has one device."""
+    together = [f"--coordinator=127.0.0.1:{free_port()}", f"--num_processes={len(flags)}"]
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", f"launch.{job}", *together, f"--process_id={number}", *own],
+            cwd=CLONE,
+            env=os.environ | {"JAX_NUM_CPU_DEVICES": "1"} | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number, own in enumerate(flags)
+    ]
+
+
+def ended(processes, timeout=300):
+    """Waits for processes; their exit codes, and what they wrote to stdout and stderr."""
+    try:
+        outputs = [process.communicate(timeout=timeout) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [(p.returncode, *output) for p, output in zip(processes, outputs, strict=True)]
