@@ -12,7 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from dpfinjax import accounting, clipping, models, pretraining, privacy, recipes, sweeps, workdir
+from dpfinjax import (
+    accounting,
+    clipping,
+    fields,
+    models,
+    pretraining,
+    privacy,
+    recipes,
+    sweeps,
+    workdir,
+)
 from dpfinjax.augmentation import Augmentation
 from dpfinjax.data import Facts, units
 from dpfinjax.data.patterns import PATTERNS
@@ -21,6 +31,32 @@ from dpfinjax.training import CLIP_METHODS, HParams, Spec
 
 _LARGEST = float(np.finfo(np.float32).max)
 _OVERFLOW_SHARE = 1e-6  # of delta, at most, pays for batches that the sampler cannot hold
+_MOST_STEPS = 2**31 - 1  # the device counts them in int32
+_TARGETS = (1e-6, 1e6)  # beyond them no accountant has digits left
+
+_PAIRED = ("target_epsilon", "noise_multiplier", "epochs", "steps", "batch_size", "learning_rate")
+_OPTIONAL = (*_PAIRED, "microbatch")
+_NUMBERS = ("target_epsilon", "noise_multiplier", "delta", "clip_norm", "epochs", "learning_rate")
+_KINDS = {
+    **dict.fromkeys((*_NUMBERS, "momentum", "warmup"), fields.NUMBER),
+    **dict.fromkeys(("weight_decay", "ema_decay"), fields.NUMBER),
+    **dict.fromkeys(("seed", "microbatch", "batch_size", "steps"), fields.WHOLE),
+    **dict.fromkeys(("checkpoint_epochs",), fields.WHOLE),
+    **dict.fromkeys(("accountant", "clip_method", "clip_rule"), fields.TEXT),
+    **dict.fromkeys(("optimizer", "schedule"), fields.TEXT),
+    **dict.fromkeys(("published_formula", "nesterov"), fields.TRUTH),
+    **dict.fromkeys(("model", "privacy", "augment", "pretrain"), fields.PART),
+}
+_KINDS_OF_PARTS = {
+    "model": {"variant": fields.TEXT},
+    "privacy": {"unit": fields.TEXT, "windows_per_unit": fields.WHOLE},
+    "augment": {
+        "copies": fields.WHOLE,
+        "price_noise": fields.NUMBER,
+        "scale_jitter": fields.NUMBER,
+    },
+    "pretrain": {"sim_bars": fields.WHOLE, "epochs": fields.NUMBER},
+}
 
 
 CHOSEN_UNSEEN = (
@@ -51,6 +87,9 @@ class Plan(NamedTuple):
 
 def check(config: ConfigDict) -> None:
     """Raises InputError for values that are wrong whatever the data are."""
+    fields.check(config, _KINDS, _OPTIONAL)
+    for part, kinds in _KINDS_OF_PARTS.items():
+        fields.check(config[part], kinds, name=f"config.{part}")
     _one_of(config, "clip_method", CLIP_METHODS)
     _one_of(config, "clip_rule", clipping.RULES)
     _one_of(config, "accountant", ("rdp", "pld"))
@@ -59,6 +98,12 @@ def check(config: ConfigDict) -> None:
     for name in (*positive, "microbatch", "checkpoint_epochs"):
         if config[name] is not None and not 0 < config[name] <= _LARGEST:
             raise InputError(f"config.{name} is {config[name]}; it must be positive and finite.")
+    least, most_epsilon = _TARGETS
+    if config.target_epsilon is not None and not least <= config.target_epsilon <= most_epsilon:
+        raise InputError(
+            f"config.target_epsilon is {config.target_epsilon}; it must be from {least:g} to "
+            f"{most_epsilon:g}."
+        )
     noise = config.noise_multiplier
     if noise is not None and not 0 <= noise <= accounting.MAX_NOISE_MULTIPLIER:
         most = f"{accounting.MAX_NOISE_MULTIPLIER:g}"
@@ -127,6 +172,8 @@ def _check_pretrained_data(data: ConfigDict) -> None:
 
 def check_window(config: ConfigDict, job: str) -> None:
     """Raises InputError where the unit is not a window, for a job that knows no other."""
+    fields.check(config, {"privacy": fields.PART})
+    fields.check(config.privacy, _KINDS_OF_PARTS["privacy"], name="config.privacy")
     if config.privacy.unit != units.WINDOW:
         raise InputError(
             f"config.privacy.unit is {config.privacy.unit!r}, but {job} works window by window; it "
@@ -211,6 +258,11 @@ def sized(config: ConfigDict, examples: int, used: units.Usage | None = None) ->
     rate = float(np.float32(config.batch_size / examples))
     epoch_steps = math.ceil(examples / config.batch_size)
     steps = config.steps or max(1, round(config.epochs * examples / config.batch_size))
+    if steps > _MOST_STEPS:
+        raise InputError(
+            f"config.{'steps' if config.steps else 'epochs'} asks for {steps:.4g} steps; a "
+            f"training can have at most {_MOST_STEPS}."
+        )
     needed = accounting.capacity(examples, rate, steps, _OVERFLOW_SHARE * config.delta)
     capacity = 8 * math.ceil(needed / 8)
     noise_multiplier = _noise_multiplier(config, examples, rate, steps, capacity)

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from dpfinjax import data, privacy, results, resumable, settings, sweeps, training, workdir
+from dpfinjax import data, fields, privacy, results, resumable, settings, sweeps, training, workdir
 from dpfinjax.data import Examples, Facts, Splits
 from dpfinjax.errors import InputError
 from dpfinjax.pate import pictures, plan, students
@@ -108,6 +108,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def check_training(config: ConfigDict, part: str) -> None:
     """Raises InputError for values of a training that are wrong whatever the data are."""
+    fields.check(config, {part: fields.PART})
     try:
         settings.check_window(config[part], "launch.pate")
         settings.check(students.training_of(config, part))

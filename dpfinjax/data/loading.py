@@ -12,7 +12,7 @@ from absl import logging
 from ml_collections import ConfigDict, config_dict
 from tensorflow_datasets.proto import tf_example_pb2
 
-from dpfinjax import workdir
+from dpfinjax import fields, workdir
 from dpfinjax.data import bars, binance, candlestick_gaf, patterns, splits, units
 from dpfinjax.data.candlestick_gaf import CandlestickGaf, CandlestickGafConfig
 from dpfinjax.data.splits import Examples, Splits
@@ -20,6 +20,13 @@ from dpfinjax.errors import InputError
 
 _PICKLE_SUFFIXES = (".pkl", ".pickle")
 _PAPER_LENGTH = 10
+_LARGEST = {"seed": 2**63 - 1, "sim_bars": 10**9, "purge_bars": 2**31, "length": 1000}
+_KINDS = {
+    "fractions": fields.MANY,
+    "split": fields.TEXT,
+    "binance_url": fields.TEXT,
+    "cache_dir": fields.TEXT,
+}
 
 _Result = TypeVar("_Result")
 
@@ -218,6 +225,8 @@ def _assumptions(settings: CandlestickGafConfig, disjoint: bool) -> tuple[str, .
 
 def _resolve(config: ConfigDict) -> tuple[CandlestickGafConfig, Path]:
     """Checks the settings and finds the source's files."""
+    parts = {"data": fields.PART} | ({"privacy": fields.PART} if "privacy" in config else {})
+    fields.check(config, parts)
     data, unit = config.data, config.get("privacy", {}).get("unit", units.WINDOW)
     _check(data)
     cache = Path(data.cache_dir).expanduser() if data.cache_dir else workdir.cache_folder()
@@ -274,12 +283,13 @@ def _check_unit(unit: Any, kind: str, split: str) -> None:
 
 def _check(data: ConfigDict) -> None:
     """Refuses settings that no source could make good."""
+    fields.check(data, _KINDS, name="data")
     lowest = {"seed": 0, "sim_bars": 1, "purge_bars": 0, "length": patterns.PATTERN_BARS}
     for field, least in lowest.items():
-        value = data[field]
-        if not isinstance(value, int) or value < least:
+        value, most = data[field], _LARGEST[field]
+        if not isinstance(value, int) or not least <= value <= most:
             raise InputError(
-                f"data.{field} is {value!r}; it must be a whole number of at least {least}."
+                f"data.{field} is {value!r}; it must be a whole number from {least} to {most}."
             )
     if data.split not in ("random", "chronological"):
         raise InputError(f"data.split is {data.split!r}; it must be random or chronological.")
