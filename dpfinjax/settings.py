@@ -85,11 +85,21 @@ class Plan(NamedTuple):
     windows_per_unit: int | None = None
 
 
+def check_types(config: ConfigDict, name: str = "config") -> None:
+    """Raises InputError for a field of a training that is missing or of another type.
+
+    Args:
+      config: of a training.
+      name: what it is called in an error.
+    """
+    fields.check(config, _KINDS, _OPTIONAL, name)
+    for part, kinds in _KINDS_OF_PARTS.items():
+        fields.check(config[part], kinds, name=f"{name}.{part}")
+
+
 def check(config: ConfigDict) -> None:
     """Raises InputError for values that are wrong whatever the data are."""
-    fields.check(config, _KINDS, _OPTIONAL)
-    for part, kinds in _KINDS_OF_PARTS.items():
-        fields.check(config[part], kinds, name=f"config.{part}")
+    check_types(config)
     _one_of(config, "clip_method", CLIP_METHODS)
     _one_of(config, "clip_rule", clipping.RULES)
     _one_of(config, "accountant", ("rdp", "pld"))
@@ -139,7 +149,7 @@ def _check_recipe(config: ConfigDict) -> None:
     for name, value, allowed in (
         ("augment.copies", augment.copies, 0 <= augment.copies < math.inf),
         ("augment.price_noise", augment.price_noise, 0 <= augment.price_noise < math.inf),
-        ("pretrain.sim_bars", pretrain.sim_bars, 0 <= pretrain.sim_bars < math.inf),
+        ("pretrain.sim_bars", pretrain.sim_bars, 0 <= pretrain.sim_bars <= 10**9),
     ):
         if not allowed:
             raise InputError(f"config.{name} is {value}; it must be finite and at least 0.")
@@ -149,6 +159,7 @@ def _check_recipe(config: ConfigDict) -> None:
             "below 0.5."
         )
     if pretrain.sim_bars and "data" in config:
+        fields.check(config, {"data": fields.PART})
         _check_pretrained_data(config.data)
     if not 0 < pretrain.epochs < math.inf:
         raise InputError(
@@ -158,6 +169,8 @@ def _check_recipe(config: ConfigDict) -> None:
 
 def _check_pretrained_data(data: ConfigDict) -> None:
     """Raises InputError for data that pretrained parameters do not fit, or have seen already."""
+    kinds = {"length": fields.WHOLE, "seed": fields.WHOLE, "cache_dir": fields.TEXT}
+    fields.check(data, kinds, name="config.data")
     if data.length != pretraining.LENGTH:
         raise InputError(
             f"config.data.length is {data.length}, but pretrained parameters are for windows of "

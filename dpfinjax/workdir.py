@@ -115,6 +115,24 @@ def cache_folder() -> Path:
     return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "dpfinjax"
 
 
+def user_folder(path: str, field: str) -> Path:
+    """Returns the path of a folder, with the user's own for `~`.
+
+    Args:
+      path: as a config has it.
+      field: the config's field.
+
+    Raises:
+      InputError: if the text cannot name a folder.
+    """
+    try:
+        folder = Path(path).expanduser()
+        folder.exists()
+    except (RuntimeError, ValueError, OSError) as error:
+        raise InputError(f"{field} cannot name a folder ({error}); choose another.") from error
+    return folder
+
+
 def as_json(config: ConfigDict) -> dict[str, Any]:
     """Returns a config as plain JSON values: tuples as lists, infinity as its name."""
     return json.loads(config.to_json_best_effort(), parse_constant=str)

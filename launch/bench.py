@@ -211,6 +211,7 @@ def measure(config: ConfigDict, folder: str | Path) -> list[Row]:
 def _check(config: ConfigDict) -> None:
     """Raises InputError for values that are wrong whatever the machine."""
     fields.check(config, _KINDS)
+    settings.check_types(config.train, "config.train")
     if "none" not in config.methods:
         raise InputError("config.methods has no 'none', which the others are compared with.")
     sizes = {name: config[name] for name in ("batch_sizes", "sweep_cells", "peers_batch_sizes")}

@@ -249,6 +249,8 @@ def _command(job: str, config: ConfigDict, folder: str) -> str:
 def _check(config: ConfigDict, folder: Path) -> None:
     """Raises InputError for fields of the study that are wrong whatever the data are."""
     fields.check(config, _KINDS)
+    for part in _TRAINED:
+        fields.check(config[part], {"cells": fields.MANY}, name=f"config.{part}")
     for name in ("parts", "attacked"):
         if not all(isinstance(entry, str) for entry in config[name]):
             raise InputError(f"config.{name} is {config[name]}; it must hold names of parts.")

@@ -127,7 +127,7 @@ def _read_series(
         raise InputError("the list of bar files is empty; name at least one file")
     series: dict[str, list[Bars]] = {}
     for name in names:
-        for key, (bars, where) in _read_file(Path(name).expanduser(), column).items():
+        for key, (bars, where) in _read_file(_path(name), column).items():
             parts = series.setdefault(key, [])
             if parts and bars.time[0] <= (before := parts[-1].time[-1]):
                 raise InputError(
@@ -216,6 +216,16 @@ def _utc(time: np.datetime64) -> str:
 def _place(where: str | Where, row: int) -> str:
     """A row's name in an error."""
     return f"{where}, row {row + 1}" if isinstance(where, str) else where(row)
+
+
+def _path(name: str | os.PathLike[str]) -> Path:
+    """A file's path, if the text can be one."""
+    try:
+        path = Path(name).expanduser()
+        path.exists()
+    except (RuntimeError, ValueError, OSError) as error:
+        raise InputError(f"{str(name)[:200]!r} cannot name a file ({error})") from None
+    return path
 
 
 def _read_file(path: Path, column: str | None) -> dict[str, tuple[Bars, Where]]:

@@ -229,7 +229,8 @@ def _resolve(config: ConfigDict) -> tuple[CandlestickGafConfig, Path]:
     fields.check(config, parts)
     data, unit = config.data, config.get("privacy", {}).get("unit", units.WINDOW)
     _check(data)
-    cache = Path(data.cache_dir).expanduser() if data.cache_dir else workdir.cache_folder()
+    given = data.cache_dir
+    cache = workdir.user_folder(given, "data.cache_dir") if given else workdir.cache_folder()
     kind, paths = _find(data.source, str(data.binance_url), cache)
     if kind == "pickle" and data.split != "random":
         raise InputError(
