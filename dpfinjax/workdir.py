@@ -127,9 +127,10 @@ def user_folder(path: str, field: str) -> Path:
     """
     try:
         folder = Path(path).expanduser()
-        folder.exists()
-    except (RuntimeError, ValueError, OSError) as error:
+    except RuntimeError as error:
         raise InputError(f"{field} cannot name a folder ({error}); choose another.") from error
+    if "\0" in path:
+        raise InputError(f"{field} is {path!r}, which has a zero byte; choose another folder.")
     return folder
 
 

@@ -222,9 +222,10 @@ def _path(name: str | os.PathLike[str]) -> Path:
     """A file's path, if the text can be one."""
     try:
         path = Path(name).expanduser()
-        path.exists()
-    except (RuntimeError, ValueError, OSError) as error:
+    except RuntimeError as error:
         raise InputError(f"{str(name)[:200]!r} cannot name a file ({error})") from None
+    if "\0" in str(path):
+        raise InputError(f"{str(name)[:200]!r} has a zero byte, and so cannot name a file")
     return path
 
 

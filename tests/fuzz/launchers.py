@@ -158,7 +158,7 @@ def prepared():
         folder = Path(name)
         (folder / "bars.csv").write_bytes(valid.texts()[0])
         environment = {"XDG_CACHE_HOME": name, "JAX_NUM_CPU_DEVICES": "1"}
-        environment |= {"JAX_COMPILATION_CACHE_DIR": os.devnull}
+        environment |= {"JAX_COMPILATION_CACHE_DIR": name}
         stack.enter_context(mock.patch.dict(os.environ, environment))
         for target, stub in (
             ("dpfinjax.data.load", _load),
