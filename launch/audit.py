@@ -31,7 +31,6 @@ from dpfinjax.errors import InputError
 from dpfinjax.training import Data
 from launch import app
 
-
 _OPTIONAL = ("stated_epsilon",)
 _KINDS = {
     **dict.fromkeys(("canaries", "runs", "network_runs", "others"), fields.WHOLE),

@@ -18,7 +18,6 @@ from dpfinjax.data.stylised_facts import Facts
 from dpfinjax.errors import InputError
 from launch import app
 
-
 _KINDS = {"real": fields.TEXT, "bars": fields.WHOLE, "seed": fields.WHOLE}
 _MOST_BARS = 10**9
 

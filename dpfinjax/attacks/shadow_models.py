@@ -202,8 +202,7 @@ def load(folder: str | Path) -> Shadows:
     path = Path(folder)
     try:
         membership, logits, norms = (
-            workdir.read_npy(path / f"{name}.npy")
-            for name in ("membership", "logits", "grad_norm")
+            workdir.read_npy(path / f"{name}.npy") for name in ("membership", "logits", "grad_norm")
         )
         seconds = float(workdir.read_json(path / _FACTS)["seconds"])
     except (ValueError, KeyError, TypeError, OverflowError) as error:

@@ -360,7 +360,7 @@ def _read_csv(
     return columns, functools.partial(_place_of_csv_row, layout)
 
 
-def _csv_columns(layout: _Layout, stream: IO[bytes]) -> dict[str, pa.ChunkedArray]:
+def _csv_columns(layout: _Layout, stream: IO[bytes] | io.RawIOBase) -> dict[str, pa.ChunkedArray]:
     """The wanted columns of CSV text: prices and volume as numbers, the others as text."""
     names = [f"column {i}" for i in range(layout.width)]
     wanted = {field: names[i] for field, i in layout.columns.items()}
@@ -375,7 +375,7 @@ def _csv_columns(layout: _Layout, stream: IO[bytes]) -> dict[str, pa.ChunkedArra
 
 
 @contextmanager
-def _open_text(path: Path, kind: str) -> Iterator[IO[bytes]]:
+def _open_text(path: Path, kind: str) -> Iterator[IO[bytes] | io.RawIOBase]:
     """The file's decompressed bytes."""
     if kind == "zip":
         with zipfile.ZipFile(path) as archive, archive.open(_only_member(path, archive)) as member:
@@ -421,7 +421,7 @@ def _only_member(path: Path, archive: zipfile.ZipFile) -> zipfile.ZipInfo:
     members = [
         member
         for member in archive.infolist()
-        if not member.is_dir() and not member.filename.startswith("__MACOSX/")
+        if member.filename and not member.is_dir() and not member.filename.startswith("__MACOSX/")
     ]
     if len(members) != 1:
         raise InputError(f"{path} holds {len(members)} files; a zip of bars holds one CSV file")
@@ -432,7 +432,7 @@ def _only_member(path: Path, archive: zipfile.ZipFile) -> zipfile.ZipInfo:
     return members[0]
 
 
-def _decoded_lines(path: Path, stream: IO[bytes]) -> Iterator[str]:
+def _decoded_lines(path: Path, stream: IO[bytes] | io.RawIOBase) -> Iterator[str]:
     """The lines of a text stream, without a byte order mark."""
     reader = io.BufferedReader(stream)  # type: ignore[type-var]
     for number, line in enumerate(iter(lambda: reader.readline(_LINE_BYTES), b""), 1):

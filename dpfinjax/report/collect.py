@@ -194,7 +194,7 @@ def _damage_told(folder: Path) -> Iterator[None]:
     except Exception as damage:  # whatever a value makes of itself that nobody has written
         told = " ".join(f"{type(damage).__name__}: {damage}".split())[:300]
         raise InputError(
-            f"{folder} holds files that are not as launch.study writes them ({told}); the part that "
+            f"{folder} holds files that launch.study did not write so ({told}); the part that "
             "is damaged is done again once its folder is removed."
         ) from damage
 

@@ -98,7 +98,13 @@ def _by_branches(name: str, count: Count, seed: int) -> None:
         for number, data in enumerate([*target.valid(), *corpus.inputs(name).values()]):
             (Path(folder) / str(number)).write_bytes(data)
         # The limits are ours, see `promise`; libFuzzer would end the process at the first.
-        limits = ["-timeout=0", "-rss_limit_mb=0", "-handle_segv=0", "-verbosity=0", "-close_fd_mask=1"]
+        limits = [
+            "-timeout=0",
+            "-rss_limit_mb=0",
+            "-handle_segv=0",
+            "-verbosity=0",
+            "-close_fd_mask=1",
+        ]
         arguments = [sys.argv[0], folder, f"-seed={seed}", f"-max_len={_MOST_BYTES}", *limits]
         atheris.Setup(arguments, one, custom_mutator=change)
         atheris.Fuzz()
@@ -130,7 +136,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="tests.fuzz", description=__doc__)
     parser.add_argument("targets", nargs="*", help=f"of {', '.join(TARGETS)}; all by default")
     parser.add_argument("--minutes", type=float, default=15.0, help="for all targets together")
-    parser.add_argument("--seed", type=int, default=int(hashlib.sha256(os.urandom(8)).hexdigest()[:7], 16))
+    parser.add_argument(
+        "--seed", type=int, default=int(hashlib.sha256(os.urandom(8)).hexdigest()[:7], 16)
+    )
     parser.add_argument("--seconds", type=float, help=argparse.SUPPRESS)
     parser.add_argument("--counts", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -147,7 +155,10 @@ def main() -> int:
     for name in names:
         counts = _counted(name, 60 * given.minutes / len(names), given.seed)
         columns = counts.total(), counts[ACCEPTED], counts[REFUSED], counts[_VIOLATION]
-        print(f"{name:<12}{columns[0]:>9,}{columns[1]:>10,}{columns[2]:>9,}{columns[3]:>12,}", flush=True)
+        print(
+            f"{name:<12}{columns[0]:>9,}{columns[1]:>10,}{columns[2]:>9,}{columns[3]:>12,}",
+            flush=True,
+        )
         found += counts[_VIOLATION]
     return 1 if found else 0
 

@@ -63,7 +63,9 @@ def _png() -> bytes:
     """One white pixel."""
 
     def chunk(name, body):
-        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        return (
+            struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        )
 
     header = struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0)
     parts = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(b"\0\xff")), chunk(b"IEND", b"")
@@ -78,9 +80,16 @@ def _config_file(config: ConfigDict, bound) -> bytes:
 def _row(name: str, config: ConfigDict, statement) -> dict:
     numbers = {f"{split}_accuracy": 0.5 for split in ("train", "validation", "test")}
     return Row(
-        model=name, epsilon=statement.epsilon, delta=statement.delta, seed=config.seed,
-        noise_multiplier=statement.noise_multiplier, clip_norm=statement.clip_norm,
-        seconds=1.0, steps=10, batch_size=100, **numbers,
+        model=name,
+        epsilon=statement.epsilon,
+        delta=statement.delta,
+        seed=config.seed,
+        noise_multiplier=statement.noise_multiplier,
+        clip_norm=statement.clip_norm,
+        seconds=1.0,
+        steps=10,
+        batch_size=100,
+        **numbers,
     )._asdict()
 
 

@@ -248,9 +248,16 @@ def _describe(config: ConfigDict) -> Facts:
 
 def facts(unit: str = units.WINDOW) -> Facts:
     """What is known of `splits`."""
-    counts = {split: dict.fromkeys(PATTERNS, size // len(PATTERNS)) for split, size in _SIZES.items()}
+    counts = {
+        split: dict.fromkeys(PATTERNS, size // len(PATTERNS)) for split, size in _SIZES.items()
+    }
     numbers = dict.fromkeys(
-        [name for name in Facts._fields if name.startswith(("windows", "bars", "moved", "pattern"))], 1
+        [
+            name
+            for name in Facts._fields
+            if name.startswith(("windows", "bars", "moved", "pattern"))
+        ],
+        1,
     )
     return Facts(
         source="sim",

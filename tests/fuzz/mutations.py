@@ -3,6 +3,7 @@
 import ast
 import gzip
 import io
+import itertools
 import json
 import pickletools
 import random
@@ -57,7 +58,9 @@ def of_bytes(data: bytes, rng: random.Random) -> bytes:
     if kind == 5:
         return data[:b]
     if kind == 6:  # numbers that lie in a header, at their extremes
-        number = rng.choice((b"\xff" * 4, b"\0" * 4, b"\xff\xff\xff\x7f", b"\0\0\0\x80", b"\xff" * 8))
+        number = rng.choice(
+            (b"\xff" * 4, b"\0" * 4, b"\xff\xff\xff\x7f", b"\0\0\0\x80", b"\xff" * 8)
+        )
         return data[:a] + number + data[a + len(number) :]
     return data[:a] + rng.choice(WORDS).encode("utf-8", "surrogatepass") + data[a:]
 
@@ -115,8 +118,10 @@ def grammar_csv(data: bytes, rng: random.Random) -> bytes:
     lines = [gap.join(names)]
     for row in range(rng.choice((0, 1, 2, 30))):
         cells = [
-            str(start + step * row) if name in ("time", "unix", "timestamp", "date") else
-            rng.choice(("1", "1", "1", "1.5", rng.choice(WORDS))) for name in names
+            str(start + step * row)
+            if name in ("time", "unix", "timestamp", "date")
+            else rng.choice(("1", "1", "1", "1.5", rng.choice(WORDS)))
+            for name in names
         ]
         lines.append(gap.join(cells))
     return end.join(lines).encode("utf-8", "surrogatepass") + rng.choice((b"", b"\n"))
@@ -135,7 +140,9 @@ def packed(data: bytes, rng: random.Random) -> bytes:
         return gzip.compress(text, rng.randrange(10), mtime=0)
     if kind == 1:
         return gzip.compress(text[: len(text) // 2], mtime=0) + gzip.compress(text, mtime=0)
-    method = rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA))
+    method = rng.choice(
+        (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+    )
     name = rng.choice(("bars.csv", "x", "a/b.csv", "../x", "é.csv", "__MACOSX/x", "d/", "x" * 300))
     archive = valid.zipped(text, name, compression=method)
     return archive if kind < 4 else of_bytes(archive, rng)
@@ -163,15 +170,22 @@ def parquet(data: bytes, rng: random.Random) -> bytes:
 
 def _odd_column(rng: random.Random) -> pa.Array:
     count = valid.ROWS
-    numbers = [rng.choice((0, 1, -1, 2**62, 2**63 - 1, -(2**63), 10**9, 10**15, 7)) for _ in range(count)]
+    numbers = [
+        rng.choice((0, 1, -1, 2**62, 2**63 - 1, -(2**63), 10**9, 10**15, 7)) for _ in range(count)
+    ]
     small = [number % 100 for number in numbers]
     words = [rng.choice(WORDS) for _ in range(count)]
-    unit, zone = rng.choice(("s", "ms", "us", "ns")), rng.choice((None, "UTC", "+07:30", "Mars/Phobos"))
+    unit, zone = (
+        rng.choice(("s", "ms", "us", "ns")),
+        rng.choice((None, "UTC", "+07:30", "Mars/Phobos")),
+    )
     makers = (
         lambda: pa.array(numbers, pa.int64()),
         lambda: pa.array([abs(number) % 2**63 * 2 for number in numbers], pa.uint64()),
         lambda: pa.array([float(number) for number in numbers]),
-        lambda: pa.array([rng.choice((float("nan"), float("inf"), -1.0, 1.0, 1e308)) for _ in small]),
+        lambda: pa.array(
+            [rng.choice((float("nan"), float("inf"), -1.0, 1.0, 1e308)) for _ in small]
+        ),
         lambda: pa.array(small, pa.float16() if rng.random() < 0.3 else pa.int8()),
         lambda: pa.array(words, rng.choice((pa.string(), pa.large_string()))),
         lambda: pa.array([word.encode("utf-8", "surrogatepass") for word in words], pa.binary()),
@@ -204,7 +218,7 @@ def of_opcodes(data: bytes, rng: random.Random) -> bytes:
         places = [place for _, _, place in pickletools.genops(data)] + [len(data)]
     except Exception:
         return of_bytes(data, rng)
-    parts = [data[a:b] for a, b in zip(places, places[1:], strict=False)]
+    parts = [data[a:b] for a, b in itertools.pairwise(places)]
     a, b = (rng.randrange(len(parts)) for _ in range(2))
     kind = rng.randrange(6)
     if kind == 0:
@@ -223,13 +237,66 @@ def of_opcodes(data: bytes, rng: random.Random) -> bytes:
 
 
 _INSTRUCTIONS = (
-    *(b"(", b")", b"]", b"}", b"N", b"\x88", b"\x89", b"0", b"1", b"2", b"a", b"e", b"s", b"u", b"t"),
-    *(b"\x85", b"\x86", b"\x87", b"R", b"b", b".", b"\x94", b"\x93", b"h\0", b"q\0", b"h\xff", b"o"),
-    *(b"\x8a\x01\x07", b"\x8b\xff\xff\xff\x7f", b"\x8b\xff\xff\xff\xff", b"\x8a\xff" + b"\xff" * 255),
-    *(b"T\xff\xff\xff\xff", b"B\xff\xff\xff\xff", b"\x8d" + b"\xff" * 8, b"\x8e" + b"\xff" * 7 + b"\0"),
+    *(
+        b"(",
+        b")",
+        b"]",
+        b"}",
+        b"N",
+        b"\x88",
+        b"\x89",
+        b"0",
+        b"1",
+        b"2",
+        b"a",
+        b"e",
+        b"s",
+        b"u",
+        b"t",
+    ),
+    *(
+        b"\x85",
+        b"\x86",
+        b"\x87",
+        b"R",
+        b"b",
+        b".",
+        b"\x94",
+        b"\x93",
+        b"h\0",
+        b"q\0",
+        b"h\xff",
+        b"o",
+    ),
+    *(
+        b"\x8a\x01\x07",
+        b"\x8b\xff\xff\xff\x7f",
+        b"\x8b\xff\xff\xff\xff",
+        b"\x8a\xff" + b"\xff" * 255,
+    ),
+    *(
+        b"T\xff\xff\xff\xff",
+        b"B\xff\xff\xff\xff",
+        b"\x8d" + b"\xff" * 8,
+        b"\x8e" + b"\xff" * 7 + b"\0",
+    ),
     *(b"\x96\0\0\0\0\0\0\0\x80", b"X\0\0\0\x80", b"r\xff\xff\xff\x7f", b"G\x7f\xf0" + b"\0" * 6),
-    *(b"cos\nsystem\n", b"cnumpy\nndarray\n", b"cbuiltins\neval\n", b"ios\nsystem\n", b"I7\n", b"F1e999\n"),
-    *(b"L" + b"9" * 5000 + b"L\n", b"I01\n", b"V\\ud800\n", b"S'x'\n", b"\x80\x05", b"\x95" + b"\xff" * 8),
+    *(
+        b"cos\nsystem\n",
+        b"cnumpy\nndarray\n",
+        b"cbuiltins\neval\n",
+        b"ios\nsystem\n",
+        b"I7\n",
+        b"F1e999\n",
+    ),
+    *(
+        b"L" + b"9" * 5000 + b"L\n",
+        b"I01\n",
+        b"V\\ud800\n",
+        b"S'x'\n",
+        b"\x80\x05",
+        b"\x95" + b"\xff" * 8,
+    ),
 )
 
 
@@ -272,28 +339,64 @@ def _anywhere(content, rng: random.Random):
                 stack.append(holder[key])
     first = places[0]
     found, key = rng.choice(places)
-    return (found, key) if found is not content else (first if isinstance(first[0], list) else (
-        (content[""], next(iter(content[""]))) if content[""] and isinstance(content[""], dict) else (
-            content, "")))
+    return (
+        (found, key)
+        if found is not content
+        else (
+            first
+            if isinstance(first[0], list)
+            else (
+                (content[""], next(iter(content[""])))
+                if content[""] and isinstance(content[""], dict)
+                else (content, "")
+            )
+        )
+    )
 
 
 def of_npy(data: bytes, rng: random.Random) -> bytes:
     """Changes the header of an array, or its bytes."""
     if rng.random() < 0.3:
         return of_bytes(data, rng)
-    array = rng.choice((
-        np.zeros(3), np.array(0.5), np.zeros((0, 4)), np.array(["a", "b"]), np.zeros(3, "i8"),
-        np.array([np.nan, np.inf, 1.0]), np.ones(3, bool), np.zeros((2, 2), "c16"),
-        np.zeros(3, "M8[s]"), np.zeros(2, [("a", "f4")]), np.ones(3, ">f4"), np.full(3, 2**63, "u8"),
-    ))
+    array = rng.choice(
+        (
+            np.zeros(3),
+            np.array(0.5),
+            np.zeros((0, 4)),
+            np.array(["a", "b"]),
+            np.zeros(3, "i8"),
+            np.array([np.nan, np.inf, 1.0]),
+            np.ones(3, bool),
+            np.zeros((2, 2), "c16"),
+            np.zeros(3, "M8[s]"),
+            np.zeros(2, [("a", "f4")]),
+            np.ones(3, ">f4"),
+            np.full(3, 2**63, "u8"),
+        )
+    )
     out = io.BytesIO()
     np.save(out, array)
     text = rng.choice((data, out.getvalue()))
     if rng.random() < 0.5:
-        shape = rng.choice(("(10000000000000,)", "(1,)", "()", "(-1,)", "(2, 0)", "(99999999,)", "(" * 90,
-                            "(1.5,)", "(4611686018427387904, 4)", "(True,)"))
-        text = npy(rng.choice(("'<f8'", "'|O'", "'|b1'", "'<U9'", "'f8'", "[('a', '<f8')]", "'|V0'", "7")),
-                   shape, text[128:])
+        shape = rng.choice(
+            (
+                "(10000000000000,)",
+                "(1,)",
+                "()",
+                "(-1,)",
+                "(2, 0)",
+                "(99999999,)",
+                "(" * 90,
+                "(1.5,)",
+                "(4611686018427387904, 4)",
+                "(True,)",
+            )
+        )
+        text = npy(
+            rng.choice(("'<f8'", "'|O'", "'|b1'", "'<U9'", "'f8'", "[('a', '<f8')]", "'|V0'", "7")),
+            shape,
+            text[128:],
+        )
     return text
 
 
@@ -314,13 +417,27 @@ def of_arguments(data: bytes, rng: random.Random, fields: dict[str, Sequence[str
     job = lines[0] if lines[0] in fields else "dpsgd"
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         field, value = rng.choice(fields[job]), rng.choice((*WORDS, *map(repr, VALUES)))
-        lines.append(rng.choice((
-            f"--config.{field}={value}", f"--config.{field}={value}", f"--config.{field}={value}",
-            f"--config.{field}", f"--noconfig.{field}", f"--config.{field}.x={value}",
-            f"--config.cells=({{{field!r}: {rng.choice(VALUES)!r}}},)",
-            f"--config={value}", f"--config=configs/{job}.py:{value}", f"--config=configs/{value}.py",
-            f"--seeds={value}", "--sweep", f"--workdir={value}", value, f"--{value}",
-        )))
+        lines.append(
+            rng.choice(
+                (
+                    f"--config.{field}={value}",
+                    f"--config.{field}={value}",
+                    f"--config.{field}={value}",
+                    f"--config.{field}",
+                    f"--noconfig.{field}",
+                    f"--config.{field}.x={value}",
+                    f"--config.cells=({{{field!r}: {rng.choice(VALUES)!r}}},)",
+                    f"--config={value}",
+                    f"--config=configs/{job}.py:{value}",
+                    f"--config=configs/{value}.py",
+                    f"--seeds={value}",
+                    "--sweep",
+                    f"--workdir={value}",
+                    value,
+                    f"--{value}",
+                )
+            )
+        )
     return "\n".join(lines).encode("utf-8", "surrogateescape")
 
 

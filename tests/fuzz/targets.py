@@ -116,7 +116,9 @@ def _sources() -> list[bytes]:
     digest = hashlib.sha256(archive).hexdigest().encode()
     about = digest + b"  ETHUSDT-1m-2020-01.zip"
     return [
-        b"\n".join([b"binance:ETHUSDT:1m:2020-01:2020-01", b"https://data.example", about, archive]),
+        b"\n".join(
+            [b"binance:ETHUSDT:1m:2020-01:2020-01", b"https://data.example", about, archive]
+        ),
     ]
 
 
@@ -212,7 +214,7 @@ def _jobs() -> list[bytes]:
 
 def _configs() -> list[bytes]:
     alone = [job.encode() for job in launchers.JOBS if job not in ("recognition", "simulate")]
-    return [*alone, b'simulate\nreal="{bars}"', b'dpsgd\nseed=1\nmodel.hidden=[7]\nepochs=2.5']
+    return [*alone, b'simulate\nreal="{bars}"', b"dpsgd\nseed=1\nmodel.hidden=[7]\nepochs=2.5"]
 
 
 TARGETS = {

@@ -35,8 +35,10 @@ def texts() -> list[bytes]:
         return (end.join(([header.replace(",", gap)] if header else []) + body) + end).encode()
 
     dukascopy = [f"{t[8:10]}.{t[5:7]}.{t[:4]} {t[11:19]}.000" for t in iso]
-    klines = [f"{s * 1000},{','.join(map(str, row))},{s * 1000 + 59999},1,2,3,4,0" for s, row in
-              zip(seconds, prices, strict=True)]
+    klines = [
+        f"{s * 1000},{','.join(map(str, row))},{s * 1000 + 59999},1,2,3,4,0"
+        for s, row in zip(seconds, prices, strict=True)
+    ]
     series = [(*row, "ab"[number % 2]) for number, row in enumerate(prices)]
     return [
         lines(f"timestamp,{names}", iso),
@@ -58,8 +60,13 @@ def parquets() -> list[bytes]:
     narrow |= {"time": columns["time"].cast(pa.timestamp("ns", "Asia/Tokyo"))}
     whole = columns | {"time": columns["time"].cast(pa.int64())}
     decimal = columns | {"close": columns["close"].cast(pa.decimal128(38, 20), safe=False)}
-    options = [{}, {"compression": "zstd"}, {"use_dictionary": False, "compression": "none"},
-               {"version": "1.0", "row_group_size": 5}, {"compression": "gzip"}]
+    options = [
+        {},
+        {"compression": "zstd"},
+        {"use_dictionary": False, "compression": "none"},
+        {"version": "1.0", "row_group_size": 5},
+        {"compression": "gzip"},
+    ]
     found = []
     for content, how in zip((columns, series, narrow, whole, decimal), options, strict=True):
         out = io.BytesIO()
