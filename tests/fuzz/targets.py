@@ -208,7 +208,6 @@ def _jobs() -> list[bytes]:
         b"dpsgd\n--config.data.source={bars}\n--config.seeds=2\n--config.models_at_once=4",
         b"dpsgd\n--config=configs/dpsgd.py:paper\n--sweep\n--seeds=3",
         b"audit\n--config=configs/audit.py:mutants",
-        b"study\n--config.parts=dpsgd,audit\n--config.attacked=dpsgd",
     ]
 
 
