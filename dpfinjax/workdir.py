@@ -200,12 +200,13 @@ def read_npy(path: str | Path) -> np.ndarray:
     """
     try:
         # Mapped, since a file that is shorter than its array is then refused before any memory.
-        array = np.array(np.load(path, mmap_mode="r", allow_pickle=False))
+        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # the header is Python text, and its parser may raise anything
         raise InputError(f"{path} cannot be read as an array ({_reason(error)}).") from error
-    if array.dtype.kind not in "biuf":
-        raise InputError(f"{path} is an array of {array.dtype}; it must be one of numbers.")
-    return array
+    # Text and void can have no bytes at all: a copy of 1e13 of them would take hours.
+    if mapped.dtype.kind not in "biuf":
+        raise InputError(f"{path} is an array of {mapped.dtype}; it must be one of numbers.")
+    return np.array(mapped)
 
 
 def _reason(error: Exception) -> str:

@@ -42,6 +42,7 @@ else:
 _VIOLATION = "violations"
 _MOST_BYTES = 1 << 16
 _TOLD_EACH = 50
+_STUCK_SECONDS = 180  # to start, and to end: beyond them only the process before us can stop it
 
 
 class Count:
@@ -59,6 +60,7 @@ class Count:
     def add(self, data: bytes) -> None:
         """Tries an input; one that breaks the promise is kept, the first of its kind."""
         target = TARGETS[self._name]
+        _input_of(self._path).write_bytes(data)
         try:
             self._counts[tried(target.entry, data, target.always)] += 1
         except Violation as violation:
@@ -125,10 +127,24 @@ def _counted(name: str, seconds: float, seed: int) -> collections.Counter[str]:
         path = Path(folder) / "counts.json"
         arguments = [f"--seconds={seconds}", f"--seed={seed}", f"--counts={path}", name]
         command = [sys.executable, "-m", "tests.fuzz", *arguments]
-        code = subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode
-        if code:
+        try:
+            limit = seconds + _STUCK_SECONDS
+            code = subprocess.run(
+                command, stdout=subprocess.DEVNULL, check=False, timeout=limit
+            ).returncode
+        except subprocess.TimeoutExpired:  # in C, where no signal of Python's reaches it
+            code = "none: it hung"
+        counts = json.loads(path.read_text()) if path.exists() else {}
+        if code and _input_of(path).exists():
             print(f"{name}: the process ended with code {code}", file=sys.stderr)
-        return collections.Counter(json.loads(path.read_text()) if path.exists() else {})
+            corpus.keep(name, _input_of(path).read_bytes())
+            counts[_VIOLATION] = counts.get(_VIOLATION, 0) + 1
+        return collections.Counter(counts)
+
+
+def _input_of(path: Path) -> Path:
+    """Where the input is that is being tried, for the case that it is the last."""
+    return path.with_suffix(".input")
 
 
 def main() -> int:
