@@ -31,6 +31,7 @@ EXTRAS = {
         "pytest-xdist>=3.6",  # a test process a core: most of their time is compilation
         "ruff>=0.9",  # lint and format
     ],
+    "fuzz": ["atheris>=2.3"],  # inputs chosen by the branches they reach, for python -m tests.fuzz
     "peers": [  # what launch.bench compares with, best in an environment of its own
         "jax_privacy>=1.0",
         "opacus>=1.5",

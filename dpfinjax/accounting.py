@@ -557,8 +557,11 @@ def _pld_epsilons(by_rdp: float, rate: float, noise: float, steps: float, delta:
         return by_rdp
     interval = max(_PLD_INTERVAL, _PLD_INTERVAL_PER_EPSILON * by_rdp)
     accountant = pld.PLDAccountant(value_discretization_interval=interval)
-    accountant.compose(event(rate, noise, int(steps)))
-    return accountant.get_epsilon(delta)
+    try:
+        accountant.compose(event(rate, noise, int(steps)))
+        return accountant.get_epsilon(delta)
+    except OverflowError:  # beyond what floats hold; the other accountant's bound holds as well
+        return by_rdp
 
 
 def _calibrate(settings: list[FloatArray], method: str, orders: ArrayLike) -> FloatArray:

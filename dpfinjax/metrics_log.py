@@ -9,6 +9,7 @@ from typing import Any
 from tensorboardX import SummaryWriter
 
 from dpfinjax import workdir
+from dpfinjax.errors import InputError
 
 METRICS = "metrics.jsonl"
 
@@ -51,9 +52,31 @@ class MetricsLog:
 
 
 def read(folder: str | Path) -> list[dict[str, Any]]:
-    """Returns the lines of a run's `metrics.jsonl`, without a last one that a kill cut short."""
+    """Returns the lines of a run's `metrics.jsonl`, without a last one that a kill cut short.
+
+    Raises:
+      InputError: if the file cannot be read, or a line is none that `MetricsLog` writes.
+    """
     path = Path(folder) / METRICS
     if not path.exists():
         return []
-    lines = path.read_text().split("\n")
-    return [json.loads(line) for line in lines[:-1]]
+    try:
+        lines = path.read_text().split("\n")[:-1]
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}); it should be lines of JSON.") from error
+    return [_parsed(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1)]
+
+
+def _parsed(line: str, where: str) -> dict[str, Any]:
+    """One line, if it is of the form that `MetricsLog` writes."""
+    try:
+        found = json.loads(line)
+        numbers = (found["step"], *(n for n in found["values"].values() if n is not None))
+        if isinstance(found["split"], str) and all(isinstance(n, int | float) for n in numbers):
+            return found
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        pass
+    raise InputError(
+        f"{where} is damaged; it should have step, split and values, and without the line the run "
+        "can go on."
+    )

@@ -7,8 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from ml_collections import ConfigDict
 
-from dpfinjax import convolution
+from dpfinjax import convolution, fields
 from dpfinjax.errors import InputError
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -137,6 +138,16 @@ reads the 40 numbers of the main diagonal: its 3,688 parameters get far less noi
 paper's 106,024, and what the image holds beside them follows from them."""
 
 
+_LARGEST = 2**16  # of a size: beyond it no memory holds a network
+_KINDS = {
+    **dict.fromkeys(("variant", "input", "conv_activation", "dense_activation"), fields.TEXT),
+    **dict.fromkeys(("widths", "strides", "hidden"), fields.MANY),
+    **dict.fromkeys(("classes", "kernel_size", "groups"), fields.WHOLE),
+    "convolution": fields.TEXT,
+    "standardise": fields.TRUTH,
+}
+
+
 def build(variant: str, **overrides: Any) -> GafCnn:
     """Returns a named network with some of its attributes replaced.
 
@@ -150,6 +161,9 @@ def build(variant: str, **overrides: Any) -> GafCnn:
     Raises:
       InputError: for an unknown variant, attribute or activation, or sizes that do not fit.
     """
+    given = ConfigDict({"variant": variant, **overrides})
+    kinds = {name: kind for name, kind in _KINDS.items() if name in given}
+    fields.check(given, kinds, overrides, "model")
     if variant not in VARIANTS:
         raise InputError(f"model.variant is {variant!r}; it must be one of {', '.join(VARIANTS)}.")
     changes: dict[str, Any] = {
@@ -176,9 +190,11 @@ def _check(module: GafCnn) -> None:
     }
     for name, values in sizes.items():
         if not isinstance(values, tuple) or not all(
-            isinstance(value, int) and value >= 1 for value in values
+            isinstance(value, int) and 1 <= value <= _LARGEST for value in values
         ):
-            raise InputError(f"model.{name} is {values}; it takes whole numbers of at least 1.")
+            raise InputError(
+                f"model.{name} is {values}; it takes whole numbers from 1 to {_LARGEST}."
+            )
     if len(module.widths) != len(module.strides):
         raise InputError(
             f"model.widths has {len(module.widths)} entries and model.strides "

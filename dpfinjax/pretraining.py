@@ -90,7 +90,7 @@ def start(config: ConfigDict) -> Any:
 def _cache(config: ConfigDict) -> Path:
     """Where the run keeps what can be made again."""
     given = config.data.cache_dir if "data" in config else ""
-    return Path(given).expanduser() if given else workdir.cache_folder()
+    return workdir.user_folder(given, "config.data.cache_dir") if given else workdir.cache_folder()
 
 
 def _market(config: ConfigDict) -> ConfigDict:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dpfinjax import privacy, workdir
+from dpfinjax.errors import InputError
 
 
 class Row(NamedTuple):
@@ -70,11 +71,18 @@ def write(path: str | Path, rows: Sequence[Row]) -> None:
 
 
 def count(path: str | Path) -> int:
-    """Returns how many rows a `results.csv` has, 0 where there is none."""
+    """Returns how many rows a `results.csv` has, 0 where there is none.
+
+    Raises:
+      InputError: if it cannot be read as CSV.
+    """
     if not Path(path).exists():
         return 0
-    with open(path, newline="") as file:
-        return sum(1 for _ in csv.DictReader(file))
+    try:
+        with open(path, newline="") as file:
+            return sum(1 for _ in csv.DictReader(file))
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(f"{path} cannot be read as CSV ({error}).") from error
 
 
 class Summary(NamedTuple):

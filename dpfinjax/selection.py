@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from dpfinjax import (
     experiment,
+    fields,
     metrics_log,
     privacy,
     resumable,
@@ -32,6 +33,8 @@ PRIVATE = "private"
 """The folder of all runs that were drawn, within the workdir."""
 
 _SHARED_BY_ALL = ("target_epsilon", "delta", "privacy")
+_KINDS = dict.fromkeys(("select", "score"), fields.TEXT)
+_KINDS |= dict.fromkeys(("mean_runs", "shape"), fields.NUMBER)
 
 
 class Selection(NamedTuple):
@@ -76,7 +79,9 @@ def wanted(config: ConfigDict) -> bool:
     Raises:
       InputError: a field is wrong whatever the data are, or does not go with a private choice.
     """
+    fields.check(config, {"sweep": fields.PART})
     sweep = config.sweep
+    fields.check(sweep, _KINDS, name="config.sweep")
     if sweep.select not in ("none", "private"):
         raise InputError(f"config.sweep.select is {sweep.select!r}; it must be none or private.")
     if sweep.select == "none":

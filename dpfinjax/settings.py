@@ -16,6 +16,7 @@ from dpfinjax import (
     accounting,
     clipping,
     entropy,
+    fields,
     models,
     pretraining,
     privacy,
@@ -31,6 +32,32 @@ from dpfinjax.training import CLIP_METHODS, HParams, Spec
 
 _LARGEST = float(np.finfo(np.float32).max)
 _OVERFLOW_SHARE = 1e-6  # of delta, at most, pays for batches that the sampler cannot hold
+_MOST_STEPS = 2**31 - 1  # the device counts them in int32
+_TARGETS = (1e-6, 1e6)  # beyond them no accountant has digits left
+
+_PAIRED = ("target_epsilon", "noise_multiplier", "epochs", "steps", "batch_size", "learning_rate")
+_OPTIONAL = (*_PAIRED, "microbatch", "seed")
+_NUMBERS = ("target_epsilon", "noise_multiplier", "delta", "clip_norm", "epochs", "learning_rate")
+_KINDS = {
+    **dict.fromkeys((*_NUMBERS, "momentum", "warmup"), fields.NUMBER),
+    **dict.fromkeys(("weight_decay", "ema_decay"), fields.NUMBER),
+    **dict.fromkeys(("seed", "microbatch", "batch_size", "steps"), fields.WHOLE),
+    **dict.fromkeys(("checkpoint_epochs",), fields.WHOLE),
+    **dict.fromkeys(("accountant", "clip_method", "clip_rule"), fields.TEXT),
+    **dict.fromkeys(("optimizer", "schedule"), fields.TEXT),
+    **dict.fromkeys(("published_formula", "nesterov"), fields.TRUTH),
+    **dict.fromkeys(("model", "privacy", "augment", "pretrain"), fields.PART),
+}
+_KINDS_OF_PARTS = {
+    "model": {"variant": fields.TEXT},
+    "privacy": {"unit": fields.TEXT, "windows_per_unit": fields.WHOLE},
+    "augment": {
+        "copies": fields.WHOLE,
+        "price_noise": fields.NUMBER,
+        "scale_jitter": fields.NUMBER,
+    },
+    "pretrain": {"sim_bars": fields.WHOLE, "epochs": fields.NUMBER},
+}
 
 
 CHOSEN_UNSEEN = (
@@ -59,8 +86,21 @@ class Plan(NamedTuple):
     windows_per_unit: int | None = None
 
 
+def check_types(config: ConfigDict, name: str = "config") -> None:
+    """Raises InputError for a field of a training that is missing or of another type.
+
+    Args:
+      config: of a training.
+      name: what it is called in an error.
+    """
+    fields.check(config, _KINDS, _OPTIONAL, name)
+    for part, kinds in _KINDS_OF_PARTS.items():
+        fields.check(config[part], kinds, name=f"{name}.{part}")
+
+
 def check(config: ConfigDict) -> None:
     """Raises InputError for values that are wrong whatever the data are."""
+    check_types(config)
     _one_of(config, "clip_method", CLIP_METHODS)
     _one_of(config, "clip_rule", clipping.RULES)
     _one_of(config, "accountant", ("rdp", "pld"))
@@ -69,6 +109,12 @@ def check(config: ConfigDict) -> None:
     for name in (*positive, "microbatch", "checkpoint_epochs"):
         if config[name] is not None and not 0 < config[name] <= _LARGEST:
             raise InputError(f"config.{name} is {config[name]}; it must be positive and finite.")
+    least, most_epsilon = _TARGETS
+    if config.target_epsilon is not None and not least <= config.target_epsilon <= most_epsilon:
+        raise InputError(
+            f"config.target_epsilon is {config.target_epsilon}; it must be from {least:g} to "
+            f"{most_epsilon:g}."
+        )
     noise = config.noise_multiplier
     if noise is not None and not 0 <= noise <= accounting.MAX_NOISE_MULTIPLIER:
         most = f"{accounting.MAX_NOISE_MULTIPLIER:g}"
@@ -104,7 +150,7 @@ def _check_recipe(config: ConfigDict) -> None:
     for name, value, allowed in (
         ("augment.copies", augment.copies, 0 <= augment.copies < math.inf),
         ("augment.price_noise", augment.price_noise, 0 <= augment.price_noise < math.inf),
-        ("pretrain.sim_bars", pretrain.sim_bars, 0 <= pretrain.sim_bars < math.inf),
+        ("pretrain.sim_bars", pretrain.sim_bars, 0 <= pretrain.sim_bars <= 10**9),
     ):
         if not allowed:
             raise InputError(f"config.{name} is {value}; it must be finite and at least 0.")
@@ -114,6 +160,7 @@ def _check_recipe(config: ConfigDict) -> None:
             "below 0.5."
         )
     if pretrain.sim_bars and "data" in config:
+        fields.check(config, {"data": fields.PART})
         _check_pretrained_data(config.data)
     if not 0 < pretrain.epochs < math.inf:
         raise InputError(
@@ -123,6 +170,8 @@ def _check_recipe(config: ConfigDict) -> None:
 
 def _check_pretrained_data(data: ConfigDict) -> None:
     """Raises InputError for data that pretrained parameters do not fit, or have seen already."""
+    kinds = {"length": fields.WHOLE, "seed": fields.WHOLE, "cache_dir": fields.TEXT}
+    fields.check(data, kinds, name="config.data")
     if data.length != pretraining.LENGTH:
         raise InputError(
             f"config.data.length is {data.length}, but pretrained parameters are for windows of "
@@ -137,6 +186,8 @@ def _check_pretrained_data(data: ConfigDict) -> None:
 
 def check_window(config: ConfigDict, job: str) -> None:
     """Raises InputError where the unit is not a window, for a job that knows no other."""
+    fields.check(config, {"privacy": fields.PART})
+    fields.check(config.privacy, _KINDS_OF_PARTS["privacy"], name="config.privacy")
     if config.privacy.unit != units.WINDOW:
         raise InputError(
             f"config.privacy.unit is {config.privacy.unit!r}, but {job} works window by window; it "
@@ -192,10 +243,10 @@ def key(config: ConfigDict, data: str, purpose: str) -> jax.Array:
     """
     if config.seed is None or config.get("entropy", 0) is None:
         raise ValueError("A private run's randomness must be drawn first, see entropy.settled.")
-    fields = workdir.as_json(config)
-    if "data" in fields:  # where examples are read from, memory or disk, changes no result
-        fields["data"].pop("stream", None)
-    words = json.dumps([fields, data, purpose], sort_keys=True)
+    content = workdir.as_json(config)
+    if "data" in content:  # where examples are read from, memory or disk, changes no result
+        content["data"].pop("stream", None)
+    words = json.dumps([content, data, purpose], sort_keys=True)
     digest = hashlib.sha256(words.encode()).digest()
     found = jax.random.key(config.seed)
     for start in range(0, 16, 4):
@@ -230,6 +281,11 @@ def sized(config: ConfigDict, examples: int, used: units.Usage | None = None) ->
     rate = float(np.float32(config.batch_size / examples))
     epoch_steps = math.ceil(examples / config.batch_size)
     steps = config.steps or max(1, round(config.epochs * examples / config.batch_size))
+    if steps > _MOST_STEPS:
+        raise InputError(
+            f"config.{'steps' if config.steps else 'epochs'} asks for {steps:.4g} steps; a "
+            f"training can have at most {_MOST_STEPS}."
+        )
     needed = accounting.capacity(examples, rate, steps, _OVERFLOW_SHARE * config.delta)
     capacity = 8 * math.ceil(needed / 8)
     noise_multiplier = _noise_multiplier(config, examples, rate, steps, capacity)

@@ -5,11 +5,16 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from dpfinjax import entropy
+from dpfinjax import entropy, fields
 from dpfinjax.errors import InputError
 
 # Fields of the run, and of no cell.
 _OF_THE_RUN = ("cells", "data", "privacy", "seed", "seeds", "models_at_once", "sweep")
+
+_MOST_MODELS = 100_000
+_KINDS = {"cells": fields.MANY}
+_KINDS |= dict.fromkeys(("seed", "seeds", "models_at_once"), fields.WHOLE)
+_KINDS_IF_THERE = {"sweep": fields.PART, "with_baseline": fields.TRUTH, "baseline": fields.PART}
 
 EITHER_OR = (
     ("target_epsilon", "noise_multiplier"),
@@ -47,6 +52,8 @@ def models_of(config: ConfigDict, name: str | None = None) -> dict[str, Model]:
       InputError: for cells, seeds or models_at_once that cannot be, or where one model is to be
         selected, see `dpfinjax.selection`.
     """
+    fields.check(config, _KINDS, ("seed",))
+    fields.check(config, {name: kind for name, kind in _KINDS_IF_THERE.items() if name in config})
     select = config.get("sweep", {}).get("select", "none")
     if select != "none":
         raise InputError(
@@ -56,6 +63,12 @@ def models_of(config: ConfigDict, name: str | None = None) -> dict[str, Model]:
     for field in ("seeds", "models_at_once"):
         if config[field] < 1:
             raise InputError(f"config.{field} is {config[field]}; it must be at least 1.")
+    models = config.seeds * max(1, len(config.cells))
+    if models > _MOST_MODELS:
+        raise InputError(
+            f"config.seeds and config.cells ask for {models} models; a run has at most "
+            f"{_MOST_MODELS}."
+        )
     config = entropy.planned(config)
     if not 0 <= config.seed <= 2**32 - config.seeds:
         raise InputError(
@@ -112,7 +125,7 @@ def changed(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
                 copy.update_from_flattened_dict({name: value})
             else:
                 copy.update({name: value})
-    except (TypeError, ValueError, KeyError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
         raise InputError(
             f"config.cells has {dict(changes)!r}, which does not fit: {error}."
         ) from error

@@ -44,6 +44,14 @@ def check(workdir: str | Path, config: ConfigDict) -> None:
         is not a folder, or holds files but no config.
     """
     path = Path(workdir)
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"--workdir={path} cannot name a folder ({error}); choose another."
+        ) from error
     if path.exists() and not path.is_dir():
         raise InputError(f"--workdir={path} is a file; it must be a folder.")
     if (path / CONFIG).exists():
@@ -106,6 +114,25 @@ def cache_folder() -> Path:
     """
     base = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "dpfinjax"
+
+
+def user_folder(path: str, field: str) -> Path:
+    """Returns the path of a folder, with the user's own for `~`.
+
+    Args:
+      path: as a config has it.
+      field: the config's field.
+
+    Raises:
+      InputError: if the text cannot name a folder.
+    """
+    try:
+        folder = Path(path).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{field} cannot name a folder ({error}); choose another.") from error
+    if "\0" in path:
+        raise InputError(f"{field} is {path!r}, which has a zero byte; choose another folder.")
+    return folder
 
 
 def as_json(config: ConfigDict) -> dict[str, Any]:
@@ -183,6 +210,40 @@ def write_npy(path: str | Path, array: np.ndarray) -> None:
         np.save(temporary, array, allow_pickle=False)
 
 
+def read_json(path: str | Path) -> Any:
+    """Returns the content of a JSON file.
+
+    Raises:
+      InputError: if it cannot be read as JSON, or is nested deeper than any file of ours.
+    """
+    try:
+        return json.loads(Path(path).read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read as JSON ({_reason(error)}).") from error
+
+
+def read_npy(path: str | Path) -> np.ndarray:
+    """Returns the array in a file, whose header cannot make it larger than the file.
+
+    Raises:
+      InputError: if it is no array of numbers or truth values, or is cut short.
+    """
+    try:
+        # Mapped, since a file that is shorter than its array is then refused before any memory.
+        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # the header is Python text, and its parser may raise anything
+        raise InputError(f"{path} cannot be read as an array ({_reason(error)}).") from error
+    # Text and void can have no bytes at all: a copy of 1e13 of them would take hours.
+    if mapped.dtype.kind not in "biuf":
+        raise InputError(f"{path} is an array of {mapped.dtype}; it must be one of numbers.")
+    return np.array(mapped)
+
+
+def _reason(error: Exception) -> str:
+    """What an error says, in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+
 def _to_disk(path: Path) -> None:
     """Waits until a file, or a folder's list of files, has reached the disk."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -195,9 +256,9 @@ def _to_disk(path: Path) -> None:
 def _read(path: Path) -> dict[str, Any]:
     """The content of a folder's `config.json`."""
     try:
-        content = json.loads(path.read_text())
+        content = read_json(path)
         return {"config": content["config"], "bound": content["bound"]}
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path} cannot be read as a run's config; choose another folder."
         ) from error

@@ -53,8 +53,9 @@ def run(
 
     def parse(argv: Sequence[str]) -> list[str]:
         with _mistakes_told():
-            config = _define_flags(name, shorthands)
-            left = flags.FLAGS(list(argv))
+            with _config_told():
+                config = _define_flags(name, shorthands)
+                left = flags.FLAGS(list(argv))
             if len(left) > 1:
                 raise InputError(f"{left[1]!r} is no flag; settings are given as --name=value.")
             if not isinstance(config.value, ConfigDict):
@@ -96,13 +97,9 @@ def _cores() -> int:
 
 def _define_flags(name: str, shorthands: Mapping[str, type]) -> flags.FlagHolder:
     """Defines the launchers' flags; the config's already reads its file and overrides here."""
-    try:
-        config = config_flags.DEFINE_config_file(
-            "config", f"configs/{name}.py", "Config file, with :variant where it has some."
-        )
-    except (AttributeError, KeyError) as error:
-        field = str(error).strip("'\"")
-        raise InputError(f"The config has no field {field!r}; its file lists them.") from error
+    config = config_flags.DEFINE_config_file(
+        "config", f"configs/{name}.py", "Config file, with :variant where it has some."
+    )
     flags.DEFINE_string("workdir", f"logs/{name}", "Folder of all that is written.")
     flags.DEFINE_integer("seeds", None, "Train every model with so many seeds.", lower_bound=1)
     flags.DEFINE_bool("sweep", False, "Train the cells that the config file's sweep() adds.")
@@ -128,12 +125,31 @@ def _repeat_and_sweep(config: ConfigDict, path: str) -> None:
         config.seeds = flags.FLAGS.seeds
     if flags.FLAGS.sweep:
         path = path.partition(":")[0]
-        sweep = runpy.run_path(path).get("sweep")
-        if sweep is None:
-            raise InputError(f"--sweep does not apply: {path} has no function sweep(add).")
         cells: list[dict[str, object]] = []
-        sweep(lambda **cell: cells.append(cell))
+        with _config_told():
+            sweep = runpy.run_path(path).get("sweep")
+            if sweep is None:
+                raise InputError(f"--sweep does not apply: {path} has no function sweep(add).")
+            sweep(lambda **cell: cells.append(cell))
         config.cells = tuple(cells)
+
+
+@contextlib.contextmanager
+def _config_told() -> Iterator[None]:
+    """Says in a sentence what a config file or a value for one of its fields makes Python raise."""
+    try:
+        yield
+    except (InputError, flags.Error):
+        raise
+    except (AttributeError, KeyError) as error:
+        field = str(error).strip("'\"")
+        raise InputError(f"The config has no field {field!r}; its file lists them.") from error
+    except Exception as error:  # a config file is a program, and may raise anything
+        told = f"{type(error).__name__}: {error}".rstrip(". ")
+        raise InputError(
+            f"--config or a --config.<field> of these flags cannot be used ({told}); --help lists "
+            "the flags."
+        ) from error
 
 
 @contextlib.contextmanager

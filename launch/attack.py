@@ -26,7 +26,7 @@ import numpy as np
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from dpfinjax import data, experiment, plots, privacy, results, settings, training, workdir
+from dpfinjax import data, experiment, fields, plots, privacy, results, settings, training, workdir
 from dpfinjax.attacks import (
     answers,
     audit,
@@ -49,6 +49,18 @@ from launch import app, dpsgd
 
 _EXPOSED = 10
 _LEAST_MODELS = 4  # LiRA's variances need two models with an example and two without
+_KINDS = {
+    "attack": fields.PART,
+    "targets": fields.TEXT,
+    "seed": fields.WHOLE,
+    "models_at_once": fields.WHOLE,
+}
+_KINDS_OF_ATTACK = {
+    **dict.fromkeys(("models", "steps", "batch_size"), fields.WHOLE),
+    **dict.fromkeys(("gamma", "learning_rate"), fields.NUMBER),
+    "variance": fields.TEXT,
+    "hidden": fields.MANY,
+}
 
 
 def attack_all(config: ConfigDict, folder: str | Path) -> list[report.Row]:
@@ -96,7 +108,9 @@ def attack_all(config: ConfigDict, folder: str | Path) -> list[report.Row]:
 
 def check(config: ConfigDict) -> None:
     """Raises InputError for settings of the attack that are wrong whatever the data are."""
+    fields.check(config, _KINDS)
     attack = config.attack
+    fields.check(attack, _KINDS_OF_ATTACK, name="config.attack")
     if attack.models < _LEAST_MODELS or attack.models % 2:
         raise InputError(
             f"config.attack.models is {attack.models}; it must be even and at least "

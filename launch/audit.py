@@ -22,7 +22,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from dpfinjax import data, experiment, plots, privacy, workdir
+from dpfinjax import data, experiment, fields, plots, privacy, workdir
 from dpfinjax.attacks import canaries, intervals, mutants
 from dpfinjax.attacks.intervals import Interval
 from dpfinjax.attacks.mutants import Verdict
@@ -30,6 +30,13 @@ from dpfinjax.data.patterns import PATTERNS
 from dpfinjax.errors import InputError
 from dpfinjax.training import Data
 from launch import app
+
+_OPTIONAL = ("stated_epsilon",)
+_KINDS = {
+    **dict.fromkeys(("canaries", "runs", "network_runs", "others"), fields.WHOLE),
+    **dict.fromkeys(("confidence", "alarm_confidence"), fields.NUMBER),
+    **dict.fromkeys(("kind", "score"), fields.TEXT),
+}
 
 
 def audit_and_draw(config: ConfigDict, folder: str | Path) -> list[str]:
@@ -95,6 +102,8 @@ def _audit_trainings(config: ConfigDict, folder: str | Path) -> list[str]:
 
 def check(config: ConfigDict) -> None:
     """Raises InputError for audit settings that are wrong whatever the data are."""
+    fields.check(config, {"audit": fields.PART, "stated_epsilon": fields.NUMBER}, _OPTIONAL)
+    fields.check(config.audit, _KINDS, name="config.audit")
     for name in ("canaries", "runs", "network_runs", "others"):
         if config.audit[name] < 1:
             raise InputError(f"config.audit.{name} is {config.audit[name]}; it must be at least 1.")
@@ -179,6 +188,8 @@ def _json(value: Any) -> Any:
 
 def _try_mutants(config: ConfigDict, folder: str | Path) -> list[str]:
     """Tests each mutant, and beside it the unbroken mechanism, with several seeds."""
+    counts = ("mutant_runs", "mutant_seeds", "seed")
+    fields.check(config, dict.fromkeys(counts, fields.WHOLE))
     for field in ("mutant_runs", "mutant_seeds"):
         if config[field] < 1:
             raise InputError(f"config.{field} is {config[field]}; it must be at least 1.")

@@ -35,6 +35,7 @@ from ml_collections import ConfigDict
 from dpfinjax import (
     accounting,
     clipping,
+    fields,
     models,
     noise,
     plots,
@@ -55,6 +56,21 @@ from launch.normality import NoiseQuality
 from launch.peers import protocol, race
 
 _VERSIONS = ("dpfinjax", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "dp-accounting")
+
+_COUNTS = (
+    *("examples", "repeats", "part_steps", "sweep_batch_size", "teachers", "shadow_models"),
+    *("paper_cells", "paper_epochs", "memory_batch_size", "bars", "windows", "settings"),
+    *("reference_settings", "noise_draws", "peers_rounds"),
+)
+_KINDS = {
+    **dict.fromkeys(_COUNTS, fields.WHOLE),
+    **dict.fromkeys(("batch_sizes", "methods", "sweep_cells"), fields.MANY),
+    **dict.fromkeys(("peers_batch_sizes", "peers_cores"), fields.MANY),
+    "train": fields.PART,
+    "peers": fields.TRUTH,
+    "peers_python": fields.TEXT,
+    "peers_seconds": fields.NUMBER,
+}
 
 _Name = TypeVar("_Name")
 
@@ -194,13 +210,15 @@ def measure(config: ConfigDict, folder: str | Path) -> list[Row]:
 
 def _check(config: ConfigDict) -> None:
     """Raises InputError for values that are wrong whatever the machine."""
+    fields.check(config, _KINDS)
+    settings.check_types(config.train, "config.train")
     if "none" not in config.methods:
         raise InputError("config.methods has no 'none', which the others are compared with.")
     sizes = {name: config[name] for name in ("batch_sizes", "sweep_cells", "peers_batch_sizes")}
     counts = {name: (value,) for name, value in config.items() if type(value) is int}
     for name, values in (counts | sizes).items():
-        if not values or min(values) < 1:
-            raise InputError(f"config.{name} is {config[name]}; it must be at least 1.")
+        if not values or not all(isinstance(value, int) and value >= 1 for value in values):
+            raise InputError(f"config.{name} is {config[name]}; it must be at least 1, and whole.")
         if "batch_size" in name and max(values) > config.examples:
             raise InputError(
                 f"config.{name} is {config[name]}, more than config.examples={config.examples}; no "

@@ -23,6 +23,7 @@ from ml_collections import ConfigDict
 from dpfinjax import (
     data,
     entropy,
+    fields,
     models,
     privacy,
     release,
@@ -125,6 +126,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def check_training(config: ConfigDict, part: str) -> None:
     """Raises InputError for values of a training that are wrong whatever the data are."""
+    fields.check(config, {part: fields.PART})
     try:
         settings.check_window(config[part], "launch.pate")
         settings.check(students.training_of(config, part))

@@ -7,14 +7,13 @@ Wang and Tsai 2022) and plots/recognition_against_epsilon.png, with what epsilon
 """
 
 import csv
-import json
 import math
 from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from dpfinjax import plots, privacy, workdir
+from dpfinjax import fields, plots, privacy, workdir
 from dpfinjax.attacks import audit
 from dpfinjax.attacks.report import Recognition
 from dpfinjax.errors import InputError
@@ -34,6 +33,7 @@ def draw(config: ConfigDict, folder: str | Path) -> list[Recognition]:
     Raises:
       InputError: for a workdir that is not of a finished attack, or a folder that cannot be used.
     """
+    fields.check(config, {"attack_workdir": fields.TEXT})
     workdir.check(folder, config)
     found = read(config.attack_workdir)
     probabilities = {
@@ -63,10 +63,10 @@ def read(folder: str | Path) -> list[Recognition]:
         with open(Path(folder) / "results.csv", newline="") as file:
             names = list(dict.fromkeys(row["model"] for row in csv.DictReader(file)))
         found = [
-            Recognition(**json.loads((Path(folder) / name / "recognition.json").read_text()))
+            _checked(Recognition(**workdir.read_json(Path(folder) / name / "recognition.json")))
             for name in names
         ]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise InputError(
             f"config.attack_workdir is {folder}, where no attack's results can be read; it must be "
             "the workdir of launch.attack, once that is done."
@@ -76,14 +76,25 @@ def read(folder: str | Path) -> list[Recognition]:
     return found
 
 
+def _checked(found: Recognition) -> Recognition:
+    """What was found out, once every rate is a number from 0 to 1."""
+    if not isinstance(found.model, str) or not float(found.epsilon) >= 0 or found.delta is None:
+        raise ValueError("a name or a claim is missing")
+    for name, value in found._asdict().items():
+        is_rate = "rate" in name or name.startswith("tpr") or name in ("auc", "delta")
+        if is_rate and not 0 <= float(value) <= 1:
+            raise ValueError(f"{name} is {value}")
+    return found
+
+
 def _members(folder: Path) -> np.ndarray:
     """The membership probabilities of the training data."""
-    try:
-        return np.load(folder / "member_probs.npy", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{folder / 'member_probs.npy'} cannot be read; launch.attack writes it."
-        ) from error
+    path = folder / "member_probs.npy"
+    probabilities = workdir.read_npy(path)
+    inside = probabilities.ndim == 1 and probabilities.size and np.isfinite(probabilities).all()
+    if not inside or probabilities.min() < 0 or probabilities.max() > 1:
+        raise InputError(f"{path} does not hold probabilities; launch.attack writes them.")
+    return probabilities
 
 
 def _title(each: Recognition) -> str:

@@ -11,12 +11,15 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from dpfinjax import workdir
+from dpfinjax import fields, workdir
 from dpfinjax.data import bars, simulate, stylised_facts
 from dpfinjax.data.patterns import PATTERNS
 from dpfinjax.data.stylised_facts import Facts
 from dpfinjax.errors import InputError
 from launch import app
+
+_KINDS = {"real": fields.TEXT, "bars": fields.WHOLE, "seed": fields.WHOLE}
+_MOST_BARS = 10**9
 
 
 def compare(config: ConfigDict, folder: str | Path) -> tuple[Facts, Facts]:
@@ -32,9 +35,12 @@ def compare(config: ConfigDict, folder: str | Path) -> tuple[Facts, Facts]:
     Raises:
       InputError: for a config, file or folder that cannot be used.
     """
+    fields.check(config, _KINDS, ("real",))
     workdir.check(folder, config)
     if not config.real:
         raise InputError("config.real is not set; it must name a file of real minute bars.")
+    if not 1 <= config.bars <= _MOST_BARS:
+        raise InputError(f"config.bars is {config.bars}; it must be from 1 to {_MOST_BARS}.")
     real = stylised_facts.compute(bars.read(config.real))
     simulated = stylised_facts.compute(simulate.bars(config.bars, config.seed))
     folder = workdir.claim(folder, config, {"real_bars": real.bars})

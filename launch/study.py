@@ -26,7 +26,7 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 import configs.study
-from dpfinjax import data, experiment, privacy, report, results, settings, sweeps, workdir
+from dpfinjax import data, experiment, fields, privacy, report, results, settings, sweeps, workdir
 from dpfinjax.data import Facts, units
 from dpfinjax.errors import InputError
 from dpfinjax.pate import plan
@@ -44,6 +44,14 @@ _VARIANTS = {
     "dpsgd": ("", "paper"),
     "pate": ("", "gnmax", "paper", "quick"),
     "study": ("", "quick", "paper"),
+}
+
+
+_KINDS = {
+    **dict.fromkeys((*_TRAINED, "pate", "attack", "audit", "data", "privacy"), fields.PART),
+    **dict.fromkeys(("parts", "attacked"), fields.MANY),
+    **dict.fromkeys(("seed", "seeds", "models_at_once"), fields.WHOLE),
+    **dict.fromkeys(("tolerance", "delta"), fields.NUMBER),
 }
 
 
@@ -240,6 +248,12 @@ def _command(job: str, config: ConfigDict, folder: str) -> str:
 
 def _check(config: ConfigDict, folder: Path) -> None:
     """Raises InputError for fields of the study that are wrong whatever the data are."""
+    fields.check(config, _KINDS)
+    for part in _TRAINED:
+        fields.check(config[part], {"cells": fields.MANY}, name=f"config.{part}")
+    for name in ("parts", "attacked"):
+        if not all(isinstance(entry, str) for entry in config[name]):
+            raise InputError(f"config.{name} is {config[name]}; it must hold names of parts.")
     wanted = collect.wanted(config)
     unknown = [name for name in wanted if name not in configs.study.PARTS]
     if unknown or not wanted:

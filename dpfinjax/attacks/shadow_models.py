@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import json
 import math
 import shutil
 import time
@@ -205,11 +204,10 @@ def load(folder: str | Path) -> Shadows:
     path = Path(folder)
     try:
         membership, logits, norms = (
-            np.load(path / f"{name}.npy", allow_pickle=False)
-            for name in ("membership", "logits", "grad_norm")
+            workdir.read_npy(path / f"{name}.npy") for name in ("membership", "logits", "grad_norm")
         )
-        seconds = float(json.loads((path / _FACTS).read_text())["seconds"])
-    except (OSError, ValueError, KeyError) as error:
+        seconds = float(workdir.read_json(path / _FACTS)["seconds"])
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise InputError(f"{path} holds no shadow models that can be read: {error}.") from error
     if not membership.shape == norms.shape == logits.shape[:-1]:
         raise InputError(

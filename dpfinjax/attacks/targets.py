@@ -1,7 +1,6 @@
 """The trained models that are attacked, and the pool of examples that they are asked about."""
 
 import collections
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from dpfinjax import experiment, privacy, resumable, training, workdir
+from dpfinjax import experiment, privacy, resumable, settings, training, workdir
 from dpfinjax.attacks.checks import BoolArray
 from dpfinjax.data import Examples, Facts, Splits
 from dpfinjax.errors import InputError
@@ -106,9 +105,9 @@ def config_of(folder: str | Path) -> ConfigDict:
     """
     path = Path(folder) / workdir.CONFIG
     try:
-        config = ConfigDict(json.loads(path.read_text())["config"])
+        config = ConfigDict(workdir.read_json(path)["config"])
         known = is_pate(config) or {"clip_method", "data", "cells", "model"} <= set(config)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
             f"config.targets names {folder}, which has no readable {workdir.CONFIG}; it must be "
             "the workdir of trained models."
@@ -214,6 +213,8 @@ def _trained(folder: str | Path, facts: Facts) -> list[Target]:
     config = config_of(folder)
     # The numbers and the data that the folder is bound to are still what its config gives.
     if is_pate(config):
+        for part in ("teacher", "student"):
+            settings.check(students.training_of(config, part))
         members = students.students_of(config, facts)
         workdir.claim(folder, config, students.bound(members))
         targets = _students(members, Path(folder), facts)
@@ -230,10 +231,10 @@ def _students(members: Sequence[Student], folder: Path, facts: Facts) -> list[Ta
     """The students of one folder, with what is stated of them there."""
     path, public = folder / "privacy.json", sum(facts.examples["public"].values())
     try:
-        content = json.loads(path.read_text())
+        content = workdir.read_json(path)
         claims = [content[each.name] for each in members] if len(members) > 1 else [content]
         stated = [plan.read(claim, each.plan) for claim, each in zip(claims, members, strict=True)]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path} does not state the privacy of every student; finish the run of launch.pate "
             "with the command that began it."

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -29,10 +29,17 @@ _TIME_NAMES = ("timestamp", "unix", "open time", "gmt time", "datetime", "time",
 _NUMBERS = (*PRICES, "volume")
 _KLINE_WIDTH = 12
 _LINE_BYTES = 1 << 20
+_EXPANDS = 100  # times the size of a compressed file, far beyond what any bars do
+_ALWAYS_BYTES = 64 << 20  # which a file of any size may hold
 _MISSING_TEXT = frozenset(pa_csv.ConvertOptions().null_values)
 _MISSING_NAMES = frozenset(text.lower() for text in ("", *_MISSING_TEXT))
 _WHOLE_WITH_POINT = re.compile(r"[-+]?\d+\.0*")
 _MICROSECOND = np.dtype("datetime64[us]")
+
+_DAMAGE = (
+    *(OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError),
+    UnicodeDecodeError,  # of the names within an archive
+)
 
 Where = Callable[[int], str]
 
@@ -120,7 +127,7 @@ def _read_series(
         raise InputError("the list of bar files is empty; name at least one file")
     series: dict[str, list[Bars]] = {}
     for name in names:
-        for key, (bars, where) in _read_file(Path(name).expanduser(), column).items():
+        for key, (bars, where) in _read_file(_path(name), column).items():
             parts = series.setdefault(key, [])
             if parts and bars.time[0] <= (before := parts[-1].time[-1]):
                 raise InputError(
@@ -211,6 +218,17 @@ def _place(where: str | Where, row: int) -> str:
     return f"{where}, row {row + 1}" if isinstance(where, str) else where(row)
 
 
+def _path(name: str | os.PathLike[str]) -> Path:
+    """A file's path, if the text can be one."""
+    try:
+        path = Path(name).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{str(name)[:200]!r} cannot name a file ({error})") from None
+    if "\0" in str(path):
+        raise InputError(f"{str(name)[:200]!r} has a zero byte, and so cannot name a file")
+    return path
+
+
 def _read_file(path: Path, column: str | None) -> dict[str, tuple[Bars, Where]]:
     """Reads and checks the series of one file; also returns what names the rows of each."""
     with _as_input_error(path):
@@ -294,7 +312,7 @@ def _as_input_error(path: Path) -> Iterator[None]:
         ) from None
     except PermissionError:
         raise InputError(f"{path} may not be read; check its permissions") from None
-    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError) as error:
+    except _DAMAGE as error:
         raise InputError(
             f"{path} is cut short or damaged ({_one_line(error)}); fetch or write it again"
         ) from None
@@ -307,6 +325,8 @@ def _one_line(error: Exception) -> str:
 
 def _kind(path: Path) -> str:
     """The file's format by its first bytes: gzip, zip, parquet or text."""
+    if not path.is_file() and path.exists() and not path.is_dir():
+        raise InputError(f"{path} is no regular file, and bars are read twice; save them in one")
     with open(path, "rb") as file:
         start = file.read(4)
     if not start:
@@ -340,7 +360,7 @@ def _read_csv(
     return columns, functools.partial(_place_of_csv_row, layout)
 
 
-def _csv_columns(layout: _Layout, stream: IO[bytes]) -> dict[str, pa.ChunkedArray]:
+def _csv_columns(layout: _Layout, stream: IO[bytes] | io.RawIOBase) -> dict[str, pa.ChunkedArray]:
     """The wanted columns of CSV text: prices and volume as numbers, the others as text."""
     names = [f"column {i}" for i in range(layout.width)]
     wanted = {field: names[i] for field, i in layout.columns.items()}
@@ -355,17 +375,45 @@ def _csv_columns(layout: _Layout, stream: IO[bytes]) -> dict[str, pa.ChunkedArra
 
 
 @contextmanager
-def _open_text(path: Path, kind: str) -> Iterator[IO[bytes]]:
+def _open_text(path: Path, kind: str) -> Iterator[IO[bytes] | io.RawIOBase]:
     """The file's decompressed bytes."""
     if kind == "zip":
         with zipfile.ZipFile(path) as archive, archive.open(_only_member(path, archive)) as member:
-            yield member
+            yield _Expanded(path, member)
     elif kind == "gzip":
         with pa.input_stream(str(path), compression="gzip") as stream:
-            yield stream
+            yield _Expanded(path, stream)
     else:
         with open(path, "rb") as file:
             yield file
+
+
+def _most_bytes(path: Path) -> int:
+    """How much a compressed file may hold."""
+    return max(_ALWAYS_BYTES, _EXPANDS * path.stat().st_size)
+
+
+class _Expanded(io.RawIOBase):
+    """Decompressed bytes, refused once they are more than a file of bars can hold."""
+
+    def __init__(self, path: Path, stream: IO[bytes]) -> None:
+        self._path, self._stream, self._left = path, stream, _most_bytes(path)
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fills a buffer."""
+        data = self._stream.read(len(buffer))
+        self._left -= len(data)
+        if self._left < 0:
+            raise InputError(
+                f"{self._path} expands to more than {_EXPANDS} times its size; bars do not, but "
+                "unpacked they can be read"
+            )
+        buffer[: len(data)] = data
+        return len(data)
 
 
 def _only_member(path: Path, archive: zipfile.ZipFile) -> zipfile.ZipInfo:
@@ -373,16 +421,18 @@ def _only_member(path: Path, archive: zipfile.ZipFile) -> zipfile.ZipInfo:
     members = [
         member
         for member in archive.infolist()
-        if not member.is_dir() and not member.filename.startswith("__MACOSX/")
+        if member.filename and not member.is_dir() and not member.filename.startswith("__MACOSX/")
     ]
     if len(members) != 1:
         raise InputError(f"{path} holds {len(members)} files; a zip of bars holds one CSV file")
     if members[0].flag_bits & 1:
         raise InputError(f"{path} is encrypted; unpack it first")
+    if members[0].compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise InputError(f"{path} is packed by another method than deflate; unpack it first")
     return members[0]
 
 
-def _decoded_lines(path: Path, stream: IO[bytes]) -> Iterator[str]:
+def _decoded_lines(path: Path, stream: IO[bytes] | io.RawIOBase) -> Iterator[str]:
     """The lines of a text stream, without a byte order mark."""
     reader = io.BufferedReader(stream)  # type: ignore[type-var]
     for number, line in enumerate(iter(lambda: reader.readline(_LINE_BYTES), b""), 1):
@@ -540,9 +590,14 @@ def _read_parquet(path: Path, column: str | None) -> tuple[dict[str, pa.ChunkedA
     try:
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names
+            if 8 * len(names) * file.metadata.num_rows > _most_bytes(path):
+                raise InputError(
+                    f"{path} says that it has {file.metadata.num_rows} rows, more than "
+                    f"{_EXPANDS} times its size; bars do not compress like that"
+                )
             wanted = {f: names[i] for f, i in _columns_by_name(path, names, column).items()}
             table = file.read(columns=list(wanted.values()))
-    except pa.ArrowException as error:
+    except (pa.ArrowException, UnicodeDecodeError) as error:
         raise InputError(
             f"{path} is not a readable Parquet file ({_one_line(error)}); write it again"
         ) from None
@@ -588,7 +643,7 @@ def _to_time(column: pa.ChunkedArray) -> np.ndarray:
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):
         return _epoch_times(column)
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return _text_times(pc.utf8_trim_whitespace(column))
+        return _text_times(pc.utf8_trim_whitespace(pc.cast(column, pa.string())))
     raise _BadRow(0, f"time is of type {kind}; it should be a timestamp, a number or text")
 
 

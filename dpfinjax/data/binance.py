@@ -110,8 +110,11 @@ def download(spec: Spec, base_url: str, cache_dir: str | os.PathLike[str]) -> li
       InputError: If the server cannot be reached, lacks a month, or sends an archive whose checksum
         is not the published one.
     """
-    if not re.match("https?://[^/]", base_url):
-        raise InputError(f"the base URL {base_url!r} should begin with http:// or https://")
+    if not re.fullmatch("https?://[^/][!-~]*", base_url):
+        raise InputError(
+            f"the base URL {base_url!r} should begin with http:// or https:// and have no blanks "
+            "or letters beyond ASCII"
+        )
     urls = [_archive_url(spec, month, base_url) for month in spec.months]
     kept = {url: _cached_path(url, Path(cache_dir).expanduser()) for url in urls}
     lacking = {url: path for url, path in kept.items() if not _is_intact(path)}
@@ -128,7 +131,10 @@ def _archive_url(spec: Spec, month: str, base_url: str) -> str:
 
 def _cached_path(url: str, cache_dir: Path) -> Path:
     """Where the cache keeps an archive: two servers never share a file."""
-    address = urllib.parse.urlsplit(url)
+    try:
+        address = urllib.parse.urlsplit(url)
+    except ValueError as error:
+        raise InputError(f"{url} is no address ({error}); check data.binance_url") from None
     host = address.netloc.rpartition("@")[2]
     parts = [re.sub("[^A-Za-z0-9.-]", "_", part) for part in [host, *address.path.split("/")]]
     return cache_dir.joinpath(*(part for part in parts if part.strip(".")))
@@ -142,7 +148,7 @@ def _checksum_path(archive: Path) -> Path:
 def _is_intact(archive: Path) -> bool:
     """Whether the cache holds an archive that agrees with its checksum."""
     try:
-        published = _checksum_path(archive).read_text()
+        published = _checksum_path(archive).read_text("ascii", "replace")
         return published.split()[:1] == [_sha256(archive)]
     except OSError:
         return False
@@ -223,6 +229,6 @@ def _get(url: str, method: str = "GET") -> str | None:
         if error.code == http.HTTPStatus.NOT_FOUND:
             return None
         raise InputError(f"{url} answered HTTP {error.code} ({error.reason})") from None
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise InputError(f"{url} cannot be reached ({reason}); check network and address") from None

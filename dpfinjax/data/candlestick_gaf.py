@@ -152,6 +152,8 @@ def _raw(shape: tuple[int, ...], dtype: type) -> tfds.features.Tensor:
 def _sha256(path: Path) -> str:
     """The digest of a file's content."""
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise InputError(f"data.source: {path} is no regular file; save the bars in one.")
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 from absl import logging
 from ml_collections import ConfigDict, config_dict
 
-from dpfinjax import workdir
+from dpfinjax import fields, workdir
 from dpfinjax.data import (
     bars,
     binance,
@@ -29,6 +29,13 @@ STREAMS = ("auto", "never", "always")
 
 _PICKLE_SUFFIXES = (".pkl", ".pickle")
 _PAPER_LENGTH = 10
+_LARGEST = {"seed": 2**63 - 1, "sim_bars": 10**11, "purge_bars": 2**31, "length": 1000}
+_KINDS = {
+    "fractions": fields.MANY,
+    "split": fields.TEXT,
+    "binance_url": fields.TEXT,
+    "cache_dir": fields.TEXT,
+}
 
 # Sources that might have more windows than the images' writer can hold are kept as windows.
 _LARGE_SPLIT_BYTES = 900 * 2**20
@@ -265,9 +272,12 @@ def _assumptions(settings: CandlestickGafConfig, disjoint: bool) -> tuple[str, .
 
 def _resolve(config: ConfigDict) -> tuple[CandlestickGafConfig, Path]:
     """Checks the settings and finds the source's files."""
+    parts = {"data": fields.PART} | ({"privacy": fields.PART} if "privacy" in config else {})
+    fields.check(config, parts)
     data, unit = config.data, config.get("privacy", {}).get("unit", units.WINDOW)
     _check(data)
-    cache = Path(data.cache_dir).expanduser() if data.cache_dir else workdir.cache_folder()
+    given = data.cache_dir
+    cache = workdir.user_folder(given, "data.cache_dir") if given else workdir.cache_folder()
     kind, paths = _find(data.source, str(data.binance_url), cache)
     if kind == "pickle" and data.split != "random":
         raise InputError(
@@ -321,12 +331,13 @@ def _check_unit(unit: Any, kind: str, split: str) -> None:
 
 def _check(data: ConfigDict) -> None:
     """Refuses settings that no source could make good."""
+    fields.check(data, _KINDS, name="data")
     lowest = {"seed": 0, "sim_bars": 1, "purge_bars": 0, "length": patterns.PATTERN_BARS}
     for field, least in lowest.items():
-        value = data[field]
-        if not isinstance(value, int) or value < least:
+        value, most = data[field], _LARGEST[field]
+        if not isinstance(value, int) or not least <= value <= most:
             raise InputError(
-                f"data.{field} is {value!r}; it must be a whole number of at least {least}."
+                f"data.{field} is {value!r}; it must be a whole number from {least} to {most}."
             )
     if data.stream not in STREAMS:
         raise InputError(f"data.stream is {data.stream!r}; it must be one of {', '.join(STREAMS)}.")

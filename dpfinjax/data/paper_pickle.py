@@ -31,6 +31,15 @@ _LITERALS = frozenset(
     )
 )
 
+# What Python needs for what an instruction makes; an instruction itself can be a single byte.
+_ALWAYS_BYTES = 256 << 20
+_BYTES_OF_OTHERS = 100
+_BYTES = {
+    **dict.fromkeys(("NONE", "NEWTRUE", "NEWFALSE", "BININT1", "BINGET", "LONG_BINGET"), 8),
+    **dict.fromkeys(("BININT", "BININT2", "BINFLOAT"), 36),
+    **dict.fromkeys(("APPEND", "APPENDS", "SETITEM", "SETITEMS", "FRAME"), 8),
+}
+
 _Shape = tuple[int | None, ...]
 
 
@@ -68,6 +77,8 @@ class _Refused(Exception):
 def _bytes(path: Path) -> bytes:
     """The file's bytes."""
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise _Refused("is no regular file; name the paper's ETH_gaf.pkl")
         return path.read_bytes()
     except FileNotFoundError:
         raise _Refused("does not exist; name the paper's ETH_gaf.pkl") from None
@@ -293,7 +304,11 @@ def _load(data: bytes) -> object:
         raise _Refused("is no pickle of protocol 2 to 5; it should be the paper's ETH_gaf.pkl")
     machine = _Machine()
     try:
+        left = _ALWAYS_BYTES + 4 * len(data)
         for opcode, argument, _ in pickletools.genops(data):
+            left -= _BYTES.get(opcode.name, _BYTES_OF_OTHERS)
+            if left < 0:
+                raise _Refused("is made of too many small objects; it should hold NumPy arrays")
             machine.step(opcode.name, argument)
         return machine.result()
     except (ValueError, TypeError, LookupError, OverflowError):

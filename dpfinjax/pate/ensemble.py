@@ -5,7 +5,6 @@ Both are trained by the same `fit` as every other model, as many at a time as th
 
 import functools
 import hashlib
-import json
 import shutil
 import time
 from pathlib import Path
@@ -157,7 +156,12 @@ def ask(
     files = [folder / "answers.npy", folder / "accuracy.npy"]
     sizes = np.asarray(membership.size, np.int64)
     if all(file.exists() for file in files):
-        answers, accuracy = (np.load(file, allow_pickle=False) for file in files)
+        answers, accuracy = map(workdir.read_npy, files)
+        if answers.dtype.kind != "i" or len(answers) != len(sizes) or answers.ndim != 2:
+            raise InputError(
+                f"{files[0]} is of {answers.dtype} and shape {answers.shape}; it should hold whole "
+                f"numbers, a row for each of {len(sizes)} teachers."
+            )
         return Teachers(answers, accuracy, sizes, _seconds(folder))
     folder.mkdir(parents=True, exist_ok=True)
     name = f"{len(sizes)} teachers"
@@ -268,7 +272,10 @@ def pseudo_labelled(
 def _seconds(folder: str | Path) -> float:
     """The seconds that a folder's models have trained."""
     path = Path(folder) / _SECONDS
-    return json.loads(path.read_text())["seconds"] if path.exists() else 0.0
+    try:
+        return float(workdir.read_json(path)["seconds"]) if path.exists() else 0.0
+    except (KeyError, TypeError, OverflowError) as error:
+        raise InputError(f"{path} does not say how many seconds have passed.") from error
 
 
 def _show(bar: Any, epoch: int, state: State, history: History) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from numpy.typing import NDArray
 
-from dpfinjax import accounting, entropy, privacy
+from dpfinjax import accounting, entropy, fields, privacy
 from dpfinjax.data import Facts
 from dpfinjax.data.patterns import PATTERNS
 from dpfinjax.errors import InputError
@@ -24,6 +24,14 @@ _RELEASED = (
     f"{_FAILURE:g}."
 )
 _LEAST = 1e-6  # below it float32 and the bounds have no digits left
+_OPTIONAL = ("target_epsilon", "scale", "threshold", "queries", "answers")
+_KINDS = {
+    "mechanism": fields.TEXT,
+    **dict.fromkeys(("target_epsilon", "scale", "threshold", "check_ratio"), fields.NUMBER),
+    **dict.fromkeys(("teachers", "queries", "answers"), fields.WHOLE),
+    **dict.fromkeys(("semi_supervised", "release"), fields.TRUTH),
+    "delta": fields.NUMBER,
+}
 
 
 class Plan(NamedTuple):
@@ -301,6 +309,7 @@ def _best_order(plan: Plan) -> float:
 
 def _check(config: ConfigDict, available: int) -> None:
     """Raises InputError for values that make no sense."""
+    fields.check(config, _KINDS, _OPTIONAL)
     if config.mechanism not in MECHANISMS:
         raise InputError(
             f"config.mechanism is {config.mechanism!r}; it must be one of {', '.join(MECHANISMS)}."

@@ -14,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from numpy.typing import NDArray
 
-from dpfinjax import entropy, settings, sweeps
+from dpfinjax import entropy, fields, settings, sweeps
 from dpfinjax.data import Examples, Facts, Splits
 from dpfinjax.data.patterns import PATTERNS
 from dpfinjax.pate import aggregation, ensemble, plan
@@ -129,7 +129,13 @@ def training_of(config: ConfigDict, part: str) -> ConfigDict:
     Args:
       config: a student's.
       part: "teacher" or "student".
+
+    Raises:
+      InputError: for a part, a seed or a delta of another type.
     """
+    kinds = {"seed": fields.WHOLE, "delta": fields.NUMBER}
+    fields.check(config, kinds | {part: fields.PART})
+    fields.check(config[part], kinds, name=f"config.{part}")
     full = config[part].copy_and_resolve_references()
     full.update(seed=config.seed, delta=config.delta)
     return full

@@ -1,9 +1,9 @@
 """A study read from the folders of its parts: all that a report shows comes from their files."""
 
+import contextlib
 import csv
-import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from dpfinjax import entropy, privacy, release, sweeps, workdir
 from dpfinjax.attacks import metrics
 from dpfinjax.data.patterns import PATTERNS
+from dpfinjax.errors import InputError
 from dpfinjax.report import wording
 from dpfinjax.report.record import Attack, Audit, Model, Study
 
@@ -90,8 +91,16 @@ def read(folder: str | Path, command: str, command_of: Command) -> Study:
     Returns:
       Everything that a report shows, the same for the same files. It names no folder of this
       machine, and holds no number that a PATE run must not publish.
+
+    Raises:
+      InputError: if a file is damaged, or is not what a part of a study writes.
     """
-    folder = Path(folder)
+    with _damage_told(Path(folder)):
+        return _read(Path(folder), command, command_of)
+
+
+def _read(folder: Path, command: str, command_of: Command) -> Study:
+    """The study of a folder whose files may be damaged."""
     about, facts = _json(folder / workdir.CONFIG), _json(folder / "data" / "facts.json")
     config = ConfigDict(about["config"])
     cells = [cell for part in TRAININGS for cell in _cells(folder / part)]
@@ -167,11 +176,35 @@ def accusations(folder: str | Path) -> list[str]:
 
     Args:
       folder: the workdir of `launch.study`.
+
+    Raises:
+      InputError: as `read` does.
     """
+    with _damage_told(Path(folder)):
+        return _accusations(Path(folder))
+
+
+@contextlib.contextmanager
+def _damage_told(folder: Path) -> Iterator[None]:
+    """Says in a sentence what a damaged file of a study makes Python raise."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as damage:  # whatever a value makes of itself that nobody has written
+        told = " ".join(f"{type(damage).__name__}: {damage}".split())[:300]
+        raise InputError(
+            f"{folder} holds files that launch.study did not write so ({told}); the part that "
+            "is damaged is done again once its folder is removed."
+        ) from damage
+
+
+def _accusations(folder: Path) -> list[str]:
+    """A sentence for each training whose stated epsilon is refuted."""
     return [
         f"{cell}: {line['audit']} ({line['bound']}) proves an epsilon above {line['alarm']:.3f}, "
         f"but {privacy.shown(float(line['upper']))} is stated; this training tells too much."
-        for path in sorted((Path(folder) / "audit").glob("*/*/audit.json"))
+        for path in sorted((folder / "audit").glob("*/*/audit.json"))
         for cell, lines in _json(path).items()
         for line in lines
         if line["accused"]
@@ -329,9 +362,9 @@ def _attacks(folder: Path | None) -> tuple[Attack, ...]:
     """Every attack on a model."""
     if folder is None:
         return ()
-    member = np.load(folder / "is_member.npy")
+    member = workdir.read_npy(folder / "is_member.npy")
     return tuple(
-        _attack(label, metrics.roc(np.load(folder / f"scores_{name}.npy"), member))
+        _attack(label, metrics.roc(workdir.read_npy(folder / f"scores_{name}.npy"), member))
         for name, label in ATTACKS.items()
     )
 
@@ -358,7 +391,7 @@ def _sample(folder: Path | None, name: str) -> tuple[float, ...]:
     """Membership probabilities, of many as many quantiles."""
     if folder is None:
         return ()
-    values = np.sort(np.load(folder / f"{name}.npy"))
+    values = np.sort(workdir.read_npy(folder / f"{name}.npy"))
     if len(values) > _SAMPLE:
         values = values[np.linspace(0, len(values) - 1, _SAMPLE).round().astype(int)]
     return tuple(values.tolist())
@@ -369,7 +402,7 @@ def _exposure(folder: Path | None) -> dict[str, float]:
     if folder is None:
         return {}
     scores, member, label = (
-        np.load(folder / f"{name}.npy") for name in ("scores_lira", "is_member", "labels")
+        workdir.read_npy(folder / f"{name}.npy") for name in ("scores_lira", "is_member", "labels")
     )
     curves = metrics.by_class(scores, member, label, PATTERNS)
     return {
@@ -490,7 +523,7 @@ def _about_attacks(folder: Path, config: ConfigDict, models: Sequence[Model]) ->
 
 def _json(path: Path) -> dict[str, Any]:
     """The content of a JSON file."""
-    content: dict[str, Any] = json.loads(path.read_text())
+    content: dict[str, Any] = workdir.read_json(path)
     return content
 
 
