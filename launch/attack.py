@@ -108,7 +108,7 @@ def attack_all(config: ConfigDict, folder: str | Path) -> list[report.Row]:
 
 def check(config: ConfigDict) -> None:
     """Raises InputError for settings of the attack that are wrong whatever the data are."""
-    fields.check(config, _KINDS)
+    fields.check(config, _KINDS, ("seed",))
     attack = config.attack
     fields.check(attack, _KINDS_OF_ATTACK, name="config.attack")
     if attack.models < _LEAST_MODELS or attack.models % 2:

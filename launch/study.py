@@ -248,7 +248,7 @@ def _command(job: str, config: ConfigDict, folder: str) -> str:
 
 def _check(config: ConfigDict, folder: Path) -> None:
     """Raises InputError for fields of the study that are wrong whatever the data are."""
-    fields.check(config, _KINDS)
+    fields.check(config, _KINDS, ("seed",))
     for part in _TRAINED:
         fields.check(config[part], {"cells": fields.MANY}, name=f"config.{part}")
     for name in ("parts", "attacked"):

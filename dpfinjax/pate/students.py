@@ -134,8 +134,8 @@ def training_of(config: ConfigDict, part: str) -> ConfigDict:
       InputError: for a part, a seed or a delta of another type.
     """
     kinds = {"seed": fields.WHOLE, "delta": fields.NUMBER}
-    fields.check(config, kinds | {part: fields.PART})
-    fields.check(config[part], kinds, name=f"config.{part}")
+    fields.check(config, kinds | {part: fields.PART}, ("seed",))
+    fields.check(config[part], kinds, ("seed",), name=f"config.{part}")
     full = config[part].copy_and_resolve_references()
     full.update(seed=config.seed, delta=config.delta)
     return full
