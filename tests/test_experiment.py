@@ -22,6 +22,7 @@ def make_config(cache, **changes):
     config.target_epsilon, config.noise_multiplier = None, 1.0
     config.data.update(sim_bars=120_000, cache_dir=cache)
     config.model.update(variant="gaf_cnn", widths=(4, 4), hidden=(8,))
+    config.augment.copies = 0
     config.update(seed=0, batch_size=64, epochs=3.0, accountant="rdp", cells=CELLS)
     config.update(changes)
     return config

@@ -335,10 +335,12 @@ def _check(data: ConfigDict) -> None:
     lowest = {"seed": 0, "sim_bars": 1, "purge_bars": 0, "length": patterns.PATTERN_BARS}
     for field, least in lowest.items():
         value, most = data[field], _LARGEST[field]
-        if not isinstance(value, int) or not least <= value <= most:
+        if not isinstance(value, int) or value < least:
             raise InputError(
-                f"data.{field} is {value!r}; it must be a whole number from {least} to {most}."
+                f"data.{field} is {value!r}; it must be a whole number of at least {least}."
             )
+        if value > most:
+            raise InputError(f"data.{field} is {fields.shown(value)}; it must be at most {most}.")
     if data.stream not in STREAMS:
         raise InputError(f"data.stream is {data.stream!r}; it must be one of {', '.join(STREAMS)}.")
     if data.split not in ("random", "chronological"):
