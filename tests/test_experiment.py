@@ -17,6 +17,12 @@ from tests.launch.test_app import CLONE
 CELLS = ({"noise_multiplier": 0.5}, {"noise_multiplier": 2.0}, {"learning_rate": 0.1})
 
 
+@pytest.fixture(autouse=True)
+def _no_pictures(monkeypatch):
+    """Pictures take most of the time of small trainings; tests of launchers look at them."""
+    monkeypatch.setattr(experiment.plots, "save", lambda figure, path: None)
+
+
 def make_config(cache, **changes):
     config = dpsgd_config.get_config()
     config.target_epsilon, config.noise_multiplier = None, 1.0

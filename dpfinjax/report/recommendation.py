@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from scipy import special
+
 from dpfinjax.report import seeds, wording
 from dpfinjax.report.record import Attack, Model, Study
 
@@ -12,6 +14,7 @@ CHANCE = 0.5
 
 # What rounding may add to a difference of two means.
 _ROUNDING = 1e-9
+_LEVEL = 0.05  # how often all attacks on a model that keeps its secrets may seem to work
 
 
 class Recommendation(NamedTuple):
@@ -37,9 +40,9 @@ def recommend(study: Study) -> Recommendation:
     """Finds the smallest epsilon that costs little accuracy and withstands every attack.
 
     A model qualifies if its epsilon is finite, its mean validation accuracy is within
-    `study.tolerance` of the best non-private model's, it was attacked, the 95 % interval of every
-    attack's area under the curve contains 0.5 or lies below, and no audit refutes its epsilon. The
-    test split takes no part in the choice, so that the accuracy that is reported is an honest one.
+    `study.tolerance` of the best non-private model's, it was attacked, every attack is
+    `within_chance`, and no audit refutes its epsilon. The test split takes no part in the choice,
+    so that the accuracy that is reported is an honest one.
 
     Args:
       study: everything that was found.
@@ -68,10 +71,19 @@ def strongest(attacks: Sequence[Attack]) -> Attack | None:
     return max(known, key=lambda attack: attack.auc, default=None)
 
 
-def within_chance(attack: Attack) -> bool:
-    """Tells whether an attack's interval contains what guessing reaches, or lies below."""
+def within_chance(attack: Attack, attacks: int) -> bool:
+    """Tells whether an attack's interval contains what guessing reaches, or lies below.
+
+    The more attacks are tried, the sooner one of them is lucky, so the interval here is one of
+    several that hold with 95 % together (Bonferroni): normal ones, as `Attack.auc_interval` is.
+
+    Args:
+      attack: with its 95 % interval.
+      attacks: how many attacks were tried on the model, at least 1.
+    """
     low, high = attack.auc_interval
-    return low <= CHANCE and math.isfinite(high)
+    wider = special.ndtri(1 - _LEVEL / (2 * attacks)) / special.ndtri(1 - _LEVEL / 2)
+    return attack.auc - wider * (attack.auc - low) <= CHANCE and math.isfinite(high)
 
 
 def audited(model: Model) -> float | None:
@@ -119,7 +131,7 @@ def _failures(model: Model, baseline: Model, tolerance: float) -> list[_Failure]
     if not model.attacks:
         failed.append(_Failure("was not attacked"))
     for attack in model.attacks:
-        if not within_chance(attack):
+        if not within_chance(attack, len(model.attacks)):
             failed.append(_Failure(f"does not withstand an attack ({wording.success(attack)})"))
     if refuted(model):
         bound = wording.lower_bound(max(audit.lower for audit in model.audits))
@@ -152,7 +164,10 @@ def _withstood(model: Model) -> str:
     known = wording.success(attack) if attack else "no AUC is known"
     if len(model.attacks) == 1:
         return f"the attack on it is within chance ({known})"
-    return f"all {len(model.attacks)} attacks on it are within chance (strongest: {known})"
+    return (
+        f"all {len(model.attacks)} attacks on it together are within chance (the strongest alone: "
+        f"{known})"
+    )
 
 
 def _audit(model: Model) -> str:

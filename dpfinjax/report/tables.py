@@ -120,7 +120,8 @@ def attacks(study: Study) -> str:
     for model in study.models:
         for attack in model.attacks:
             low, high = (wording.percent(end) for end in attack.tpr_interval)
-            chance = "within chance" if recommendation.within_chance(attack) else "above chance"
+            lucky = recommendation.within_chance(attack, len(model.attacks))
+            chance = "within chance" if lucky else "above chance"
             tpr = f"{wording.percent(attack.tpr)} ({low} to {high})"
             rows.append(
                 (
@@ -131,7 +132,10 @@ def attacks(study: Study) -> str:
                     chance,
                 )
             )
-    caption = "Every attack: area under the curve and true-positive rate, with 95\u00a0% intervals."
+    caption = (
+        "Every attack: area under the curve and true-positive rate, with 95\u00a0% intervals. The "
+        "verdict asks 95\u00a0% of all attacks on a model together."
+    )
     header = ("model", "attack", "AUC", "TPR at a false-positive rate of 0.1\u00a0%", "verdict")
     return table("attacks-table", caption, header, rows)
 

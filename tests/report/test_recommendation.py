@@ -65,6 +65,11 @@ def test_a_model_that_was_not_attacked_is_not_recommended():
         ([(0.50, 0.54)], True),
         ([(0.501, 0.54)], False),
         ([(0.48, 0.52), (0.51, 0.55)], False),
+        # One of two that hold together is 1.14 times as wide, one of five 1.31 times.
+        ([(0.48, 0.52), (0.502, 0.542)], True),
+        ([(0.48, 0.52), (0.504, 0.544)], False),
+        ([*[(0.48, 0.52)] * 4, (0.505, 0.545)], True),
+        ([*[(0.48, 0.52)] * 4, (0.507, 0.547)], False),
         ([(math.nan, math.nan)], False),
     ],
 )
