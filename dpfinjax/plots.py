@@ -410,6 +410,7 @@ def recognition_against_epsilon(
     """
     figure = Figure(figsize=(6.2 * len(rates), 4.6), layout="constrained")
     axes = figure.subplots(1, len(rates), squeeze=False)[0]
+    field, labels = _without_field(names)
     private = np.isfinite(epsilon)
     edge = bounds[next(iter(rates))][0].max()
     places = np.where(private, epsilon, edge)
@@ -424,19 +425,28 @@ def recognition_against_epsilon(
                 style = {"fmt": "o", "color": color, "capsize": 3, "label": label}
                 axis.errorbar(places[chosen], shown[chosen, 0], errors[:, chosen], **style)
         axis.plot(*bounds[measure], "k--", linewidth=1.4, label="proven bound")
-        for name, place, value in zip(names, places, shown[:, 2], strict=True):
-            style = {"fontsize": 7, "rotation": -45, "ha": "right", "va": "bottom"}
-            axis.annotate(name, (place, value), (3, 2), textcoords="offset points", **style)
+        for name, place, value in zip(labels, places, shown[:, 2], strict=True):
+            style = {"fontsize": 8, "ha": "center", "va": "bottom"}
+            axis.annotate(name, (place, value), (0, 3), textcoords="offset points", **style)
         if lowest[measure]:
             axis.set(yscale="log", ylim=(lowest[measure] / 1.5, 1.3))
         else:
             axis.set(ylim=(0, 1.05))
         axis.set(xscale="log", xlabel="epsilon", ylabel=measure)
         axis.grid(alpha=0.3)
-    figure.legend(
-        *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False
-    )
+    legend: dict[str, Any] = {"loc": "outside lower center", "ncols": 3, "frameon": False}
+    title = f"labels: {field}" if field else None
+    figure.legend(*axes[0].get_legend_handles_labels(), title=title, **legend)
     save(figure, path)
+
+
+def _without_field(names: Sequence[str]) -> tuple[str, list[str]]:
+    """The one field of which names "field=value" give the value, if there is one; shorter names."""
+    fields = {name.partition("=")[0] for name in names if "=" in name}
+    if len(fields) != 1:
+        return "", list(names)
+    (field,) = fields
+    return field, [name.removeprefix(f"{field}=") for name in names]
 
 
 def audit_intervals(

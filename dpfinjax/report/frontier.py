@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -20,6 +20,7 @@ PAPER_RANGE = (5.41, 12.62)
 _JOINED = ("dpsgd", "pretrained")
 _PRIVATE = ("dpsgd", "pretrained", "pate", "published")
 _TICKS = (1, 2, 5)
+_ROOM = 5.0  # times the end of the paper's range: room for its label to the right
 _ACROSS, _UP = "epsilon (log scale)", "mean test accuracy"
 _PAPER_LABEL = "5.41 to 12.62,<br>as published<br>(Wang and<br>Tsai 2022)"
 _NOTE = (
@@ -153,7 +154,7 @@ def _draw(
     axis = figure.subplots()
     across, up = _range(study, points)
     ticks = _ticks(across)
-    _draw_published_range(axis, up)
+    _draw_published_range(axis, across, up)
     _draw_baselines(axis, study)
     _draw_families(axis, points)
     for point in points:
@@ -169,12 +170,20 @@ def _draw(
     figure.legend(handles, named, loc="outside lower center", ncols=3)
 
 
-def _draw_published_range(axis: Axes, up: tuple[float, float]) -> None:
+def _label_place(across: tuple[float, float]) -> tuple[float, Literal["left", "center"]]:
+    """Where the label of the paper's range is: beside it, away from points, if there is room."""
+    if across[1] > _ROOM * PAPER_RANGE[1]:
+        return 1.05 * PAPER_RANGE[1], "left"
+    return math.sqrt(PAPER_RANGE[0] * PAPER_RANGE[1]), "center"
+
+
+def _draw_published_range(axis: Axes, across: tuple[float, float], up: tuple[float, float]) -> None:
     """The paper's range and its label."""
     axis.axvspan(*PAPER_RANGE, color=palette.placeholder("edge"), alpha=0.14, linewidth=0)
-    place = (math.sqrt(PAPER_RANGE[0] * PAPER_RANGE[1]), up[0] + 0.02 * (up[1] - up[0]))
-    style: dict[str, Any] = {"fontsize": 7.5, "linespacing": 1.25, "ha": "center", "va": "bottom"}
-    axis.text(*place, _PAPER_LABEL.replace("<br>", "\n"), **style)
+    place, anchor = _label_place(across)
+    style: dict[str, Any] = {"fontsize": 7.5, "linespacing": 1.25, "ha": anchor, "va": "bottom"}
+    height = up[0] + 0.02 * (up[1] - up[0])
+    axis.text(place, height, _PAPER_LABEL.replace("<br>", "\n"), **style)
 
 
 def _draw_baselines(axis: Axes, study: Study) -> None:
@@ -229,7 +238,7 @@ def _spec(study: Study, points: Sequence[_Point], recommended: Model | None) -> 
         ticktext=[_short(tick) for tick in ticks],
     )
     y = drawing.live_axis(_UP, range=list(up), tickformat=".0%")
-    shapes, annotations = _published_range()
+    shapes, annotations = _published_range(across)
     return {
         "data": data,
         "layout": drawing.layout(
@@ -238,8 +247,11 @@ def _spec(study: Study, points: Sequence[_Point], recommended: Model | None) -> 
     }
 
 
-def _published_range() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def _published_range(
+    across: tuple[float, float],
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The paper's range and its label."""
+    place, anchor = _label_place(across)
     shape = {
         "type": "rect",
         "xref": "x",
@@ -256,7 +268,9 @@ def _published_range() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     label = {
         "xref": "x",
         "yref": "paper",
-        "x": math.log10(PAPER_RANGE[0] * PAPER_RANGE[1]) / 2,
+        "x": math.log10(place),
+        "xanchor": anchor,
+        "align": anchor,
         "y": 0.01,
         "yanchor": "bottom",
         "showarrow": False,
@@ -348,7 +362,7 @@ def _mark(point: _Point, recommended: bool) -> dict[str, Any]:
         "x": [model.epsilon],
         "y": [point.test.value],
         "text": ["<b>recommended</b>"] if recommended else None,
-        "textposition": "bottom right",
+        "textposition": "top right",
         "error_y": {
             "type": "data",
             "symmetric": False,

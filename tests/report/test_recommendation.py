@@ -140,7 +140,7 @@ def test_the_sentence_says_what_was_promised_reached_and_found():
         "91.5 % over 2 seeds",
         "beside 93.0 % without privacy",
         "within the tolerated 3.0 points",
-        "all 2 attacks on it are within chance (strongest: RMIA, AUC 0.510",
+        "all 2 attacks on it together are within chance (the strongest alone: RMIA, AUC 0.510",
         "an epsilon of at least 0.319 (95 % confidence)",
     ):
         assert part in sentence
