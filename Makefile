@@ -2,16 +2,17 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test format clean
+.PHONY: demo test test-long format clean
 
 demo: .venv/core
 	$(BIN)/python -m launch.study --config=configs/study.py:quick --workdir=logs/demo
 
-test: .venv/test
+test test-long: .venv/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile \
+	  $(if $(filter test-long,$@),-m "")
 
 format: .venv/test
 	$(BIN)/ruff check --fix .

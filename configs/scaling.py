@@ -34,7 +34,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config = ConfigDict()
     config.train = dpsgd.get_config()
     config.train.update(
-        target_epsilon=None, noise_multiplier=1.0, batch_size=1024, accountant="rdp"
+        seed=0, target_epsilon=None, noise_multiplier=1.0, batch_size=1024, accountant="rdp"
     )
     config.windows = (10_000, 100_000, 1_000_000, 10_000_000)
     config.bars_per_window = 140

@@ -189,7 +189,7 @@ def _json(value: Any) -> Any:
 def _try_mutants(config: ConfigDict, folder: str | Path) -> list[str]:
     """Tests each mutant, and beside it the unbroken mechanism, with several seeds."""
     counts = ("mutant_runs", "mutant_seeds", "seed")
-    fields.check(config, dict.fromkeys(counts, fields.WHOLE))
+    fields.check(config, dict.fromkeys(counts, fields.WHOLE), ("seed",))
     for field in ("mutant_runs", "mutant_seeds"):
         if config[field] < 1:
             raise InputError(f"config.{field} is {config[field]}; it must be at least 1.")

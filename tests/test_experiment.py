@@ -81,6 +81,7 @@ def test_models_of_one_spec_share_a_program_and_others_do_not(tmp_path, cache):
     assert resumable.train_epoch._cache_size() <= before + 2
 
 
+@pytest.mark.long
 def test_chunks_do_not_change_the_models(tmp_path, cache):
     config = make_config(cache, seeds=2)
     whole = train(config, tmp_path / "a")
@@ -187,6 +188,7 @@ def test_one_model_that_diverges_does_not_stop_the_others(tmp_path, cache):
     assert np.isnan(accuracies[3])
 
 
+@pytest.mark.long
 def test_the_number_of_devices_does_not_change_the_models(tmp_path, cache):
     """Three models on four simulated devices: the axis is filled up, and divided."""
     script = (

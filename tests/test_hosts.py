@@ -27,7 +27,7 @@ def get_config(variant=""):
     config.target_epsilon, config.noise_multiplier = None, 1.0
     config.data.update(sim_bars=120_000, cache_dir={cache!r})
     config.model.update(variant="gaf_cnn", widths=(4,), strides=(2,), hidden=(8,))
-    config.update(batch_size=64, epochs=2.0, accountant="rdp", learning_rate=0.5)
+    config.update(seed=0, batch_size=64, epochs=2.0, accountant="rdp", learning_rate=0.5)
     config.cells = ({{"noise_multiplier": 0.5}}, {{"noise_multiplier": 2.0}}, {{"clip_norm": 0.1}})
     return config
 """

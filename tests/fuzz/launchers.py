@@ -40,7 +40,6 @@ JOBS = {
 }
 CLONE = Path(__file__).resolve().parent.parent.parent
 _SIZES = dict(zip(Splits._fields, (2400, 80, 80, 400, 2400), strict=True))
-_FLAGS = ("config", "workdir", "seeds", "sweep")
 _LARGEST_MARKET = 10**9
 
 
@@ -145,7 +144,7 @@ def _no_flags():
 
 
 def _forget() -> None:
-    for name in _FLAGS:
+    for name in app._FLAGS:
         if name in flags.FLAGS:
             delattr(flags.FLAGS, name)
     flags.FLAGS.unparse_flags()

@@ -19,9 +19,9 @@ from tests.fuzz.targets import TARGETS, mutated
 
 # As many as take a few seconds of each target; `python -m tests.fuzz` tries others by the thousand.
 EXAMPLES = {
-    **dict.fromkeys(("bars", "series", "pickle", "metrics", "results"), 300),
-    **dict.fromkeys(("binance", "recognition", "flags"), 100),
-    **dict.fromkeys(("config", "study"), 30),
+    **dict.fromkeys(("bars", "series", "pickle", "metrics", "results"), 150),
+    **dict.fromkeys(("binance", "recognition", "flags"), 50),
+    **dict.fromkeys(("config", "study"), 15),
     "targets": 15,
 }
 CASES = [(target, name) for target in TARGETS for name in corpus.inputs(target)]

@@ -126,6 +126,7 @@ def test_patterns_are_told_apart(run):
     assert members == int(rows_of(run)["baseline", "lira"]["members"])
 
 
+@pytest.mark.long
 def test_a_killed_attack_on_given_models_started_again_finds_the_same(
     run, tmp_path, cache, monkeypatch
 ):

@@ -17,6 +17,7 @@ from dpfinjax.errors import InputError
 from launch import attack, dpsgd, pate, recognition
 
 NOISY, QUIET = "scale=100000.0", "scale=0.01"
+pytestmark = pytest.mark.long
 FRACTIONS = (0.35, 0.05, 0.1, 0.15, 0.35)
 NETWORK = {"variant": "gaf_cnn", "widths": (4, 4), "hidden": (8,)}
 TRAINING = {"epochs": 1.0, "microbatch": 128, "batch_size": 32}

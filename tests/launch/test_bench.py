@@ -21,6 +21,7 @@ from launch import bench
 from launch.peers import protocol, race
 from launch.peers.protocol import Task
 
+pytestmark = pytest.mark.long  # nothing here is a claim about a model
 TASK = Task(
     method="",
     examples=200,

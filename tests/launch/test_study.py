@@ -35,10 +35,12 @@ TINY = LIKE_OURS | {
     "attacked": ("dpsgd,published",),
     "data.sim_bars": 120_000,
     "dpsgd.epochs": 3.0,
+    "dpsgd.augment.copies": 0,
     "dpsgd.microbatch": 512,  # one piece, which compiles faster
     "dpsgd.accountant": "rdp",
     "dpsgd.cells": ({"target_epsilon": 4.0}, {"target_epsilon": 8.0}),
     "dpsgd.baseline.epochs": 3.0,
+    "dpsgd.baseline.augment.copies": 0,
     "published.epochs": 3.0,
     "published.microbatch": 512,
     "published.accountant": "rdp",

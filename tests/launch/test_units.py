@@ -80,6 +80,7 @@ def test_private_models_are_given_units_and_the_baseline_all_windows(cache):
     np.testing.assert_array_equal(given.units, units.table(splits.train.unit, 8))
 
 
+@pytest.mark.long
 def test_an_audit_by_day_has_days_as_canaries_and_holds(tmp_path, cache, monkeypatch):
     planted, sound = [], audit.canaries.planted
 
