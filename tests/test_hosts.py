@@ -159,6 +159,7 @@ def test_a_dump_becomes_one_sentence_and_all_else_is_passed_on():
     assert passed_on(f"{said} (why)\n".encode() + DUMP).count(last_words.SENTENCE) == 1
 
 
+@pytest.mark.long
 def test_two_processes_train_the_models_of_one_and_only_the_first_touches_files(
     tmp_path, sweep, alone
 ):

@@ -14,6 +14,8 @@ from launch import pate as job
 from tests.test_resumable import Killed
 from tests.test_training import assert_trees_equal
 
+pytestmark = pytest.mark.long
+
 TEACHERS = 2
 
 
@@ -198,7 +200,6 @@ def leaky(cache):
     return world
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(("scale", "least", "most"), [(1e-3, 0.75, 1.0), (1e6, 0.35, 0.65)])
 def test_what_a_teacher_learnt_by_heart_shows_in_its_student_unless_noise_hides_it(
     leaky, tmp_path, scale, least, most

@@ -18,6 +18,8 @@ from launch import data as data_launcher
 from tests.launch.test_app import assert_refused, launch
 from tests.test_resumable import Killed
 
+pytestmark = pytest.mark.long
+
 SMALL = {
     "data.sim_bars": 120_000,
     "batch_size": 32,
@@ -126,7 +128,6 @@ def test_patterns_are_told_apart(run):
     assert members == int(rows_of(run)["baseline", "lira"]["members"])
 
 
-@pytest.mark.long
 def test_a_killed_attack_on_given_models_started_again_finds_the_same(
     run, tmp_path, cache, monkeypatch
 ):

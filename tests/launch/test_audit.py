@@ -40,6 +40,7 @@ def rows_of(folder):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.long
 def test_a_sound_training_has_an_interval_for_each_audit(tmp_path, cache, capsys):
     config = make_config(cache, cells=({"target_epsilon": 2.0}, {"target_epsilon": 6.0}))
     assert audit.audit_and_draw(config, tmp_path / "run") == []
