@@ -39,6 +39,8 @@ def _quick(config: ConfigDict) -> None:
     config.seeds = 3
     for part in ("dpsgd", "pretrained"):
         config[part].cells = _at("target_epsilon", (1.0, 4.0))
+        config[part].augment.copies = 0
+    config.dpsgd.baseline.update(epochs=40.0, augment={"copies": 0})
     config.pretrained.pretrain.update(sim_bars=QUICK_SIM_BARS, epochs=10.0)
     config.published.cells = _at("noise_multiplier", (1.0,))
     config.pate.cells = ()
