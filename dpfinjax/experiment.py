@@ -232,9 +232,8 @@ def _train(
 ) -> list[Outcome]:
     """Trains runs of one `Spec` as one program, and evaluates them."""
     train = training_data(runs[0], splits.train)
-    seen, validation, test = map(readable, (splits.train, splits.validation, splits.test))
-    if isinstance(seen, Data):
-        seen = train
+    seen = splits.train if isinstance(splits.train, Stored) else train
+    validation, test = map(_readable, (splits.validation, splits.test))
     spec = runs[0].plan.spec
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
@@ -354,19 +353,13 @@ def _evaluate_in_memory(params: Any, data: Data, module: nn.Module) -> training.
     return jax.vmap(lambda params: training.evaluate(params, data, module))(params)
 
 
-def readable(examples: Examples | Stored) -> Data | Stored:
-    """Returns examples on the device, or on disk where they are there, as `measured` takes them."""
+def _readable(examples: Examples | Stored) -> Data | Stored:
+    """Examples on the device, or on disk where they are there."""
     return examples if isinstance(examples, Stored) else _on_device(examples)
 
 
-def measured(params: Any, examples: Data | Stored, module: nn.Module) -> Measured:
-    """Returns the answers of one model, counted.
-
-    Args:
-      params: the parameters of `module`.
-      examples: at least one example, on the device or on disk.
-      module: a Flax linen module from inputs to logits.
-    """
+def _measured(params: Any, examples: Data | Stored, module: nn.Module) -> Measured:
+    """The answers of one model, counted."""
     if isinstance(examples, Stored):
         return streaming.evaluate(params, examples, module)
     answer = training.evaluate(params, examples, module)
@@ -380,7 +373,7 @@ def _finish(
 ) -> Outcome:
     """Evaluates a trained model on train, validation and test, and draws it."""
     statement, spec = run.plan.statement, run.plan.spec
-    answers = [measured(state.result, part, spec.module) for part in data]
+    answers = [_measured(state.result, part, spec.module) for part in data]
     finite = all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(state.result))
     accuracies = [float(answer.accuracy) if finite else math.nan for answer in answers]
     _draw(run.name, folder, answers[-1].counts)

@@ -4,21 +4,7 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from dpfinjax.attacks import metrics
-
 _WIDTH = 100
-
-
-class Accuracy(NamedTuple):
-    """Right answers on public windows.
-
-    Attributes:
-      right: by pattern, how many windows are recognised.
-      windows: by pattern, how many there are.
-    """
-
-    right: Mapping[str, int]
-    windows: Mapping[str, int]
 
 
 class Card(NamedTuple):
@@ -32,7 +18,6 @@ class Card(NamedTuple):
       length: bars in a window.
       parameters: how many the model has.
       origin: how it was trained, in sentences.
-      accuracy: on public windows, None where none is stated.
     """
 
     name: str
@@ -42,7 +27,6 @@ class Card(NamedTuple):
     length: int
     parameters: int
     origin: str
-    accuracy: Accuracy | None
 
 
 def text(card: Card) -> str:
@@ -109,32 +93,18 @@ def _factors(card: Card) -> str:
 
 
 def _metrics(card: Card) -> str:
-    """Accuracy, where it may be told."""
-    if card.accuracy is None:
-        return _paragraph(
-            "None is stated: the model was trained on the only windows whose accuracy could be "
-            "told without spending more privacy."
-        )
-    right, windows = (sum(counts.values()) for counts in card.accuracy)
-    low, high = metrics.clopper_pearson(right, windows)
-    lead = _paragraph(
-        f"Accuracy {100 * right / windows:.1f} % (95 % interval {100 * low:.1f} to "
-        f"{100 * high:.1f} %) on {windows:,} windows on each of which a pattern ends."
+    """No figure: whatever it could be measured on is as confidential as what it was trained on."""
+    del card
+    return _paragraph(
+        "None is stated: accuracy was measured on windows of the same bars, and no epsilon covers "
+        "such a figure."
     )
-    lines = ["| pattern | windows | recognised |", "|---|---|---|"]
-    lines += [f"| {p} | {n} | {card.accuracy.right[p]} |" for p, n in card.accuracy.windows.items()]
-    return "\n".join([lead, "", *lines])
 
 
 def _evaluation(card: Card) -> str:
-    """What it was measured on."""
-    if card.accuracy is None:
-        return "None."
-    return _paragraph(
-        "The public split: windows of the same market that were taken to be public and on which "
-        "the model was not trained. Nothing measured on other windows is told, since no epsilon "
-        "covers it."
-    )
+    """Where a receiver finds out how good it is."""
+    del card
+    return _paragraph("Windows of one's own, labelled by launch.predict.")
 
 
 def _training(card: Card) -> str:

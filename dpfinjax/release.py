@@ -19,9 +19,8 @@ from flax import traverse_util
 from numpy.typing import NDArray
 
 from dpfinjax import model_card, models, privacy, workdir
-from dpfinjax.data.patterns import PATTERNS
 from dpfinjax.errors import InputError
-from dpfinjax.model_card import Accuracy, Card
+from dpfinjax.model_card import Card
 
 FOLDER = "release"
 """The only folder of a run that may be shared."""
@@ -31,10 +30,6 @@ STATEMENT, CARD = "privacy.json", "MODEL_CARD.md"
 
 _FORMAT = 1
 _ENCODING = "Gramian angular summation field of close, upper shadow, lower shadow and real body"
-_ON_PUBLIC = (
-    "The accuracy in the model card was measured on the public split, whose windows are taken to "
-    "be public."
-)
 # Far above what any network here needs, and low enough to be refused at once.
 _LARGEST_JSON = 1 << 20  # bytes
 _LARGEST_KERNEL = 32
@@ -61,7 +56,6 @@ def write(
     name: str,
     model: Model,
     claim: privacy.Claim,
-    accuracy: Accuracy | None,
     origin: str,
 ) -> None:
     """Writes the `release/` of a private model, whole or not at all, in place of an older one.
@@ -73,8 +67,6 @@ def write(
       name: what the model is called; nothing that is private may be in it.
       model: the network.
       claim: its privacy statement; only its `shareable` part is written.
-      accuracy: of the model on windows that are public and that it was not trained on, None where
-        there are none.
       origin: how the model was trained, in sentences without private facts.
     """
     params, claim = _flat(model.params), claim.shareable()
@@ -82,10 +74,8 @@ def write(
     if lost or math.isinf(claim.epsilon):
         return
     stated = claim.to_json()
-    if accuracy is not None:
-        stated["assumptions"].append(_ON_PUBLIC)
     count = sum(array.size for array in params.values())
-    card = Card(name, claim.sentence(), stated, model.labels, model.length, count, origin, accuracy)
+    card = Card(name, claim.sentence(), stated, model.labels, model.length, count, origin)
     with workdir.replacing_folder(Path(folder) / FOLDER) as place:
         np.savez(place / PARAMETERS, **params)  # type: ignore[arg-type]
         workdir.write_json(place / MODEL, _description(model))
@@ -125,17 +115,6 @@ def read(folder: str | Path) -> Model:
             with archive.open(members[name]) as file:
                 params[name] = _array(file, shape, f"{path}, {name}")
     return model._replace(params=traverse_util.unflatten_dict(params, sep="/"))
-
-
-def accuracy_of(counts: NDArray[np.int64]) -> Accuracy:
-    """Returns right answers by pattern.
-
-    Args:
-      counts: int [classes, classes], how many windows, all of them public, of each pattern are
-        called each pattern.
-    """
-    columns = (counts.diagonal(), counts.sum(axis=1))
-    return Accuracy(*(dict(zip(PATTERNS, each.tolist(), strict=True)) for each in columns))
 
 
 def _description(model: Model) -> dict[str, Any]:

@@ -26,7 +26,6 @@ from dpfinjax import (
     selection,
     workdir,
 )
-from dpfinjax.data import Examples, Stored
 from dpfinjax.data.patterns import PATTERNS
 from launch import app
 
@@ -64,7 +63,7 @@ def train_and_evaluate(config: ConfigDict, folder: str | Path) -> list[experimen
         for outcome in finished:
             (run,) = (run for run in runs if run.name == outcome.name)
             place = folder / run.name if len(runs) > 1 else folder
-            _release(place, run, outcome, splits.public)
+            _release(place, run, outcome)
         if len(outcomes) >= known:  # a resumed run never writes less than is there
             results.write(folder / "results.csv", [outcome.row for outcome in outcomes])
             statements = {outcome.name: outcome.statement for outcome in outcomes}
@@ -111,7 +110,7 @@ def select_the_best(config: ConfigDict, folder: str | Path) -> list[experiment.O
     results.write(folder / "results.csv", [outcome.row])
     privacy.write(folder / "privacy.json", {outcome.name: outcome.statement}, named=False)
     (run,) = (run for run in chosen.candidates if run.name == outcome.name)
-    _release(folder, run, outcome, splits.public)
+    _release(folder, run, outcome)
     print(f"{outcome.name}: {outcome.statement.sentence()}")
     print(
         f"\n{results.table([outcome.row])}\n\nWritten to {folder}; share nothing but its release/"
@@ -119,12 +118,9 @@ def select_the_best(config: ConfigDict, folder: str | Path) -> list[experiment.O
     return [outcome]
 
 
-def _release(
-    folder: Path, run: experiment.Run, outcome: experiment.Outcome, public: Examples | Stored
-) -> None:
+def _release(folder: Path, run: experiment.Run, outcome: experiment.Outcome) -> None:
     """Writes what may be shared of a private model."""
     module = models.build(**run.config.model)
-    answers = experiment.measured(outcome.params, experiment.readable(public), module)
     start = "random parameters"
     if run.plan.spec.start:
         start = "parameters trained on a simulated market, which is public"
@@ -133,7 +129,6 @@ def _release(
         run.cell,
         release.Model(module, outcome.params, PATTERNS, run.config.data.length),
         outcome.statement,
-        release.accuracy_of(answers.counts),
         f"Trained by DP-SGD (clipped gradients and Gaussian noise) from {start}.",
     )
 

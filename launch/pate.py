@@ -202,7 +202,7 @@ def _release(folder: Path, cell: Student, model: release.Model, claim: plan.Stat
         "windows, voted on public ones; noise was added to their votes, and the student learned "
         "from the answers."
     )
-    release.write(folder, cell.cell, model, claim, None, origin)
+    release.write(folder, cell.cell, model, claim, origin)
 
 
 def _row(

@@ -27,7 +27,7 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("predict")
     module = models.build("gaf_series", hidden=(4,))
     params = module.init(jax.random.key(0), jnp.zeros((1, 10, 10, 4)))["params"]
-    release.write(folder, "m", release.Model(module, params, PATTERNS, 10), CLAIM, None, "")
+    release.write(folder, "m", release.Model(module, params, PATTERNS, 10), CLAIM, "")
     pyarrow.csv.write_csv(pa.table(simulate.bars(3_000, 1)._asdict()), folder / "bars.csv")
     return folder
 
