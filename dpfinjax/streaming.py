@@ -78,23 +78,6 @@ def everything(examples: Stored) -> Membership:
     return Membership(jnp.zeros(0, jnp.int32), jnp.int32(len(examples)))
 
 
-def share(length: int, index: int, count: int) -> slice:
-    """Returns the part of a batch's places that one of several processes reads.
-
-    The parts of all processes are disjoint, cover the batch and differ by at most one; which rows
-    are drawn is decided before, by all processes alike.
-
-    Args:
-      length: how many places there are.
-      index: number of the process, from 0 on.
-      count: how many processes there are.
-
-    >>> [share(5, index, 2) for index in range(2)]
-    [slice(0, 2, None), slice(2, 5, None)]
-    """
-    return slice(index * length // count, (index + 1) * length // count)
-
-
 def chunk_steps(models: int, capacity: int, image_shape: tuple[int, ...]) -> int:
     """Returns how many steps' examples are in memory at a time, at least 1.
 
@@ -136,8 +119,6 @@ def read(
     sample_rate: jax.Array,
     numbers: np.ndarray,
     capacity: int,
-    index: int = 0,
-    count: int = 1,
 ) -> Chunk:
     """Draws the samples of some steps and reads their examples.
 
@@ -147,15 +128,12 @@ def read(
       sample_rate: float32 [] or [m].
       numbers: int32 [c], the steps.
       capacity: places in a batch.
-      index: number of the process that reads, see `share`.
-      count: how many processes there are, each of which reads its part of every batch.
 
     Returns:
-      The process's part of each batch.
+      The batches.
     """
     drawn = draw(key, jnp.asarray(numbers), sample_rate, len(examples), capacity)
-    part = share(capacity, index, count)
-    rows, mask = (np.asarray(x)[..., part] for x in drawn)
+    rows, mask = map(np.asarray, drawn)
     images = np.zeros((*mask.shape, *examples.image_shape), np.float32)
     labels = np.zeros(mask.shape, np.int32)
     images[mask], labels[mask] = examples.images(rows[mask])

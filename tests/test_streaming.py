@@ -5,8 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from hypothesis import given
-from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
 from dpfinjax import data, resumable, sampling, streaming, training
@@ -116,21 +114,6 @@ def test_the_sample_of_a_step_is_each_models_own_poisson_sample_over_the_whole_s
     assert mask[2].sum() < mask[1].sum()
 
 
-@pytest.mark.parametrize("count", [1, 3, 4])
-def test_processes_read_one_sample_of_the_whole_set_between_them(splits, count):
-    _, stored = splits
-    train, key, steps = stored.train, jax.random.key(1), np.arange(3, dtype=np.int32)
-    rate, capacity = jnp.float32(BATCH_SIZE / len(train)), 64
-    parts = [streaming.read(train, key, rate, steps, capacity, i, count) for i in range(count)]
-    whole = streaming.read(train, key, rate, steps, capacity)
-    rows, mask = streaming.draw(key, jnp.asarray(steps), rate, len(train), capacity)
-    np.testing.assert_array_equal(whole.rows, rows)
-    np.testing.assert_array_equal(whole.mask, mask)
-    for name in ("rows", "mask", "images", "labels"):
-        joined = np.concatenate([getattr(part, name) for part in parts], axis=1)
-        np.testing.assert_array_equal(joined, getattr(whole, name))
-
-
 def test_what_is_read_are_the_drawn_examples_and_nothing_else(splits):
     whole, stored = splits
     read = []
@@ -147,17 +130,13 @@ def test_what_is_read_are_the_drawn_examples_and_nothing_else(splits):
 
     rate = jnp.float32(BATCH_SIZE / len(stored.train))
     chunk = streaming.read(Noting(), jax.random.key(2), rate, np.arange(3, dtype=np.int32), 64)
+    drawn = streaming.draw(jax.random.key(2), jnp.arange(3), rate, len(stored.train), capacity=64)
+    np.testing.assert_array_equal(chunk.rows, drawn[0])
+    np.testing.assert_array_equal(chunk.mask, drawn[1])
     assert read == chunk.rows[chunk.mask].tolist()
     np.testing.assert_array_equal(chunk.images[chunk.mask], whole.train.image[read])
     np.testing.assert_array_equal(chunk.labels[chunk.mask], whole.train.label[read])
     assert not chunk.images[~chunk.mask].any()
-
-
-@given(length=st.integers(0, 300), count=st.integers(1, 40))
-def test_shares_are_disjoint_whole_and_alike(length, count):
-    parts = [range(length)[streaming.share(length, index, count)] for index in range(count)]
-    assert [place for part in parts for place in part] == list(range(length))
-    assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
 def test_chunks_are_bounded_whatever_the_set(monkeypatch):
