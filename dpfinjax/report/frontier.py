@@ -20,9 +20,9 @@ PAPER_RANGE = (5.41, 12.62)
 _JOINED = ("dpsgd", "pretrained")
 _PRIVATE = ("dpsgd", "pretrained", "pate", "published")
 _TICKS = (1, 2, 5)
-_ROOM = 5.0  # times the end of the paper's range: room for its label to the right
+_ROOM = 20.0  # times the end of the paper's range: room for its label on both sides
 _ACROSS, _UP = "epsilon (log scale)", "mean test accuracy"
-_PAPER_LABEL = "5.41 to 12.62,<br>as published<br>(Wang and<br>Tsai 2022)"
+_PAPER_LABEL = "5.41 to 12.62, as published (Wang and Tsai 2022)"
 _NOTE = (
     "The further left, the more private. Whiskers, and the band around the non-private model, are "
     "95\u00a0% t-intervals of the mean over seeds; models of one seed have none. They do not cover "
@@ -154,12 +154,13 @@ def _draw(
     axis = figure.subplots()
     across, up = _range(study, points)
     ticks = _ticks(across)
-    _draw_published_range(axis, across, up)
+    _draw_published_range(axis, across)
     _draw_baselines(axis, study)
     _draw_families(axis, points)
-    for point in points:
-        if _is(point, recommended):
-            _draw_ring(axis, point)
+    for own in _by_family(points).values():
+        for point in own:
+            if _is(point, recommended):
+                _draw_ring(axis, point, point is own[-1])
     axis.set(xscale="log", xlim=across, ylim=up, xlabel=_ACROSS, ylabel=_UP)
     axis.xaxis.set_major_locator(FixedLocator(ticks))
     axis.xaxis.set_minor_locator(NullLocator())
@@ -170,20 +171,19 @@ def _draw(
     figure.legend(handles, named, loc="outside lower center", ncols=3)
 
 
-def _label_place(across: tuple[float, float]) -> tuple[float, Literal["left", "center"]]:
-    """Where the label of the paper's range is: beside it, away from points, if there is room."""
-    if across[1] > _ROOM * PAPER_RANGE[1]:
-        return 1.05 * PAPER_RANGE[1], "left"
+def _label_place(across: tuple[float, float]) -> tuple[float, Literal["right", "center"]]:
+    """Where the label of the paper's range stands, above the chart: over it or at the right end."""
+    if across[1] < _ROOM * PAPER_RANGE[1]:
+        return across[1], "right"
     return math.sqrt(PAPER_RANGE[0] * PAPER_RANGE[1]), "center"
 
 
-def _draw_published_range(axis: Axes, across: tuple[float, float], up: tuple[float, float]) -> None:
+def _draw_published_range(axis: Axes, across: tuple[float, float]) -> None:
     """The paper's range and its label."""
     axis.axvspan(*PAPER_RANGE, color=palette.placeholder("edge"), alpha=0.14, linewidth=0)
     place, anchor = _label_place(across)
-    style: dict[str, Any] = {"fontsize": 7.5, "linespacing": 1.25, "ha": anchor, "va": "bottom"}
-    height = up[0] + 0.02 * (up[1] - up[0])
-    axis.text(place, height, _PAPER_LABEL.replace("<br>", "\n"), **style)
+    style: dict[str, Any] = {"fontsize": 7.5, "ha": anchor, "va": "bottom"}
+    axis.text(place, 1.01, _PAPER_LABEL, transform=axis.get_xaxis_transform(), **style)
 
 
 def _draw_baselines(axis: Axes, study: Study) -> None:
@@ -213,13 +213,14 @@ def _draw_families(axis: Axes, points: Sequence[_Point]) -> None:
         )
 
 
-def _draw_ring(axis: Axes, point: _Point) -> None:
-    """The mark of the recommended model."""
+def _draw_ring(axis: Axes, point: _Point, last: bool) -> None:
+    """The mark of the recommended model, named where `_mark` names it."""
     place = (point.model.epsilon, point.test.value)
     ring: dict[str, Any] = {"markersize": 15, "markerfacecolor": "none", "markeredgewidth": 1.6}
     axis.plot(*place, "o", color=palette.placeholder("ink"), **ring)
-    style: dict[str, Any] = {"fontweight": "bold", "fontsize": 9, "ha": "center"}
-    axis.annotate("recommended", place, (0, -20), textcoords="offset points", **style)
+    style: dict[str, Any] = {"fontweight": "bold", "fontsize": 9, "ha": "left"}
+    beside = (11, -3) if last else (6, 10)
+    axis.annotate("recommended", place, beside, textcoords="offset points", **style)
 
 
 def _spec(study: Study, points: Sequence[_Point], recommended: Model | None) -> dict[str, Any]:
@@ -228,7 +229,7 @@ def _spec(study: Study, points: Sequence[_Point], recommended: Model | None) -> 
     data = [trace for model, test in _baselines(study) for trace in _line(model, test, across)]
     for family, own in _by_family(points).items():
         data += [_key(family), *([_joined(family, own)] if family in _JOINED else [])]
-        data += [_mark(point, _is(point, recommended)) for point in own]
+        data += [_mark(point, _is(point, recommended), point is own[-1]) for point in own]
     ticks = _ticks(across)
     x = drawing.live_axis(
         _ACROSS,
@@ -242,7 +243,12 @@ def _spec(study: Study, points: Sequence[_Point], recommended: Model | None) -> 
     return {
         "data": data,
         "layout": drawing.layout(
-            xaxis=x, yaxis=y, shapes=shapes, annotations=annotations, height=470
+            xaxis=x,
+            yaxis=y,
+            shapes=shapes,
+            annotations=annotations,
+            margin={"l": 56, "r": 12, "t": 26, "b": 48},
+            height=484,
         ),
     }
 
@@ -270,8 +276,7 @@ def _published_range(
         "yref": "paper",
         "x": math.log10(place),
         "xanchor": anchor,
-        "align": anchor,
-        "y": 0.01,
+        "y": 1,
         "yanchor": "bottom",
         "showarrow": False,
         "text": _PAPER_LABEL,
@@ -344,8 +349,8 @@ def _joined(family: str, own: Sequence[_Point]) -> dict[str, Any]:
     }
 
 
-def _mark(point: _Point, recommended: bool) -> dict[str, Any]:
-    """One private model."""
+def _mark(point: _Point, recommended: bool, last: bool) -> dict[str, Any]:
+    """One private model; right of the last one of a family its name meets no line."""
     low, high = _half(point.test)
     model = point.model
     tuned = None if model.tuned_epsilon is None else wording.epsilon(model.tuned_epsilon)
@@ -362,7 +367,7 @@ def _mark(point: _Point, recommended: bool) -> dict[str, Any]:
         "x": [model.epsilon],
         "y": [point.test.value],
         "text": ["<b>recommended</b>"] if recommended else None,
-        "textposition": "top right",
+        "textposition": "middle right" if last else "top right",
         "error_y": {
             "type": "data",
             "symmetric": False,
