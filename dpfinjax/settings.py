@@ -34,6 +34,7 @@ _LARGEST = float(np.finfo(np.float32).max)
 _OVERFLOW_SHARE = 1e-6  # of delta, at most, pays for batches that the sampler cannot hold
 _MOST_STEPS = 2**31 - 1  # the device counts them in int32
 _TARGETS = (1e-6, 1e6)  # beyond them no accountant has digits left
+_PLACES = ("source", "binance_url", "cache_dir", "stream")  # of data: where, not what they are
 
 _PAIRED = ("target_epsilon", "noise_multiplier", "epochs", "steps", "batch_size", "learning_rate")
 _OPTIONAL = (*_PAIRED, "microbatch", "seed")
@@ -230,11 +231,11 @@ def key(config: ConfigDict, data: str, purpose: str) -> jax.Array:
 
     Two models whose noise is the same would let it cancel out, whoever shares them both: so no two
     runs that differ in anything share a key, though they have one seed, and a run that is resumed
-    has the key that it had.
+    has the key that it had. Where the data lie is no difference: `data` says what they are.
 
     Args:
       config: the whole config of one model, with what `entropy.settled` drew where its seed is not
-        fixed; the digest that the key comes from is of all of it.
+        fixed; the digest that the key comes from is of all of it but the places of its data.
       data: the data set, see `data_name`.
       purpose: what the key is for.
 
@@ -244,8 +245,8 @@ def key(config: ConfigDict, data: str, purpose: str) -> jax.Array:
     if config.seed is None or config.get("entropy", 0) is None:
         raise ValueError("A private run's randomness must be drawn first, see entropy.settled.")
     content = workdir.as_json(config)
-    if "data" in content:  # where examples are read from, memory or disk, changes no result
-        content["data"].pop("stream", None)
+    for place in _PLACES:
+        content.get("data", {}).pop(place, None)
     words = json.dumps([content, data, purpose], sort_keys=True)
     digest = hashlib.sha256(words.encode()).digest()
     found = jax.random.key(config.seed)

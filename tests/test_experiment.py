@@ -238,6 +238,19 @@ def test_no_two_runs_that_differ_share_a_key(cache):
     np.testing.assert_array_equal(jax.random.key_data(experiment.key_of(first)), keys[0])
 
 
+def test_where_the_data_lie_changes_no_key(cache):
+    """What they are does, see above: so a command gives the same bits wherever it is run."""
+    facts = data.describe(make_config(cache))
+    keys = []
+    for places in ({}, {"cache_dir": "elsewhere"}, {"source": "moved/bars.csv"}):
+        config = make_config(cache)
+        config.data.update(places)
+        keys.append([experiment.key_of(run) for run in experiment.runs_of(config, facts)])
+    for others in keys[1:]:
+        for key, other in zip(keys[0], others, strict=True):
+            np.testing.assert_array_equal(*map(jax.random.key_data, (key, other)))
+
+
 def test_another_rule_makes_another_run(cache, monkeypatch):
     """A number that the config leaves open may change with the code: noise must not stay."""
     config = make_config(cache, learning_rate=None, momentum=0.0, cells=())

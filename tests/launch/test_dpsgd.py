@@ -145,7 +145,8 @@ def test_the_paper_s_grid_has_the_published_epsilon_beside_the_true_one(tmp_path
         assert row.epsilon < row.published_epsilon
 
 
-CANDIDATES = ({"learning_rate": 0.5}, {"learning_rate": 3e38})
+LOST = {"learning_rate": 3e38, "clip_norm": 1e3}  # the first update overflows
+CANDIDATES = ({"learning_rate": 0.5}, LOST)
 
 
 def make_choice(cache, picks, **changes):
@@ -166,7 +167,7 @@ def test_only_the_best_of_the_drawn_runs_is_shared(tmp_path, cache, capsys):
     config, run = make_choice(cache, [0, 1, 0], models_at_once=1), tmp_path / "run"
     (outcome,) = dpsgd.train_and_evaluate(config, run)
     drawn = sorted(f.name for f in (run / "private").iterdir() if f.name.startswith("draw"))
-    one, _, two = drawn
+    one, lost, two = drawn
     assert (one, two) == ("draw=0,learning_rate=0.5", "draw=2,learning_rate=0.5")
     states = [final_state(run / "private" / name) for name in (one, two)]
     assert not np.array_equal(*(state["params"]["Dense_0"]["bias"] for state in states))
@@ -174,6 +175,7 @@ def test_only_the_best_of_the_drawn_runs_is_shared(tmp_path, cache, capsys):
     for name in (one, two):
         lines = (run / "private" / name / "metrics.jsonl").read_text().splitlines()
         accuracies.append(json.loads(lines[-1])["values"]["accuracy"])
+    assert not np.isfinite(final_state(run / "private" / lost)["params"]["Dense_0"]["bias"]).any()
     best = int(np.argmax(accuracies))
     jax.tree.map(np.testing.assert_array_equal, final_state(run), states[best])
     with open(run / "results.csv") as file:
