@@ -5,6 +5,7 @@ copy of the config, as the field `entropy`, and numbers seeds from 0 on; nothing
 the run's folder keeps it. A config that only plans has the field too, without a value.
 """
 
+import hashlib
 import json
 import secrets
 from pathlib import Path
@@ -64,6 +65,7 @@ def keep(config: ConfigDict, folder: str | Path) -> None:
         return
     content = {
         "entropy": f"{config.entropy:#018x}",
+        "sha256": _digest(config.entropy),
         "note": "Whoever has this number can remove the noise of this run. Do not share it.",
     }
     with workdir.replacing(path) as temporary:
@@ -154,11 +156,17 @@ def _with(config: ConfigDict, entropy: int | None) -> ConfigDict:
 def _read(path: Path) -> int:
     """The number that `keep` wrote."""
     try:
-        found = int(json.loads(path.read_text())["entropy"], 16)
-        if not 0 <= found < 1 << BITS:
+        content = json.loads(path.read_text())
+        found = int(content["entropy"], 16)
+        if not 0 <= found < 1 << BITS or content["sha256"] != _digest(found):
             raise ValueError
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
             f"{path} cannot be read as a run's secret; choose another folder."
         ) from error
     return found
+
+
+def _digest(entropy: int) -> str:
+    """By which a damaged secret is noticed; it lies beside the secret alone."""
+    return hashlib.sha256(entropy.to_bytes(BITS // 8, "big")).hexdigest()

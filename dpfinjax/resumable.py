@@ -12,7 +12,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from dpfinjax import hosts, training
+from dpfinjax import hosts, sealed, training
 from dpfinjax.errors import InputError
 from dpfinjax.training import Data, History, HParams, Membership, Spec, State
 
@@ -179,14 +179,14 @@ def fit(
 
     Raises:
       InputError: when the loss of the model, or of every one of several, is no longer finite and
-        `stop_when_lost` is set.
+        `stop_when_lost` is set; when the last checkpoint is not as it was written.
     """
     spec = dataclasses.replace(spec, devices=hosts.devices_per_model())
     state = init(key, data, spec)
     with _manager(folder) as manager:
-        first = manager.latest_step() or 0
+        first = _last(manager)
         if first:
-            state = _restored(manager, state)
+            state = _restored(manager, first, state)
         arguments = key, hparams, membership, data, state
         if _together(key, spec):
             hosts.call(_take_part, arguments, spec, first)
@@ -198,7 +198,7 @@ def fit(
                 )
             on_epoch(epoch + 1, state, history)
             if (epoch + 1) % checkpoint_epochs == 0 or epoch + 1 == spec.epochs:
-                manager.save(epoch + 1, args=ocp.args.StandardSave(_on_host(state)))
+                _save(manager, epoch + 1, state)
     return state
 
 
@@ -250,7 +250,7 @@ def finished_epochs(folder: str | Path) -> int:
     if not (Path(folder) / CHECKPOINTS).exists():
         return 0
     with _manager(folder) as manager:
-        return manager.latest_step() or 0
+        return _last(manager)
 
 
 def restore(folder: str | Path, like: State) -> State:
@@ -261,25 +261,21 @@ def restore(folder: str | Path, like: State) -> State:
       like: a state of the same structure and shapes, such as `init` returns.
 
     Raises:
-      InputError: if there is none.
+      InputError: if there is none, or its files are not those that were written.
     """
-    if not finished_epochs(folder):
-        raise InputError(f"{folder} holds no checkpoint; it must be the folder of a trained model.")
     with _manager(folder) as manager:
-        return _restored(manager, like)
+        if not _last(manager):
+            raise InputError(
+                f"{folder} holds no checkpoint; it must be the folder of a trained model."
+            )
+        return _restored(manager, _last(manager), like)
 
 
 def save(folder: str | Path, epochs: int, state: State) -> None:
     """Writes a checkpoint of a training that has `epochs` behind it, unless it is there."""
     with _manager(folder) as manager:
-        if manager.latest_step() != epochs:
-            manager.save(epochs, args=ocp.args.StandardSave(_on_host(state)))
-
-
-def _restored(manager: ocp.CheckpointManager, like: State) -> State:
-    """The last checkpoint, as uncommitted arrays like a fresh run's: they share its program."""
-    saved = manager.restore(manager.latest_step(), args=ocp.args.StandardRestore(like))
-    return jax.tree.map(lambda x: jnp.array(np.asarray(x)), saved)
+        if _last(manager) != epochs:
+            _save(manager, epochs, state)
 
 
 def _first(models: tuple[int, ...], tree: _Tree) -> _Tree:
@@ -287,17 +283,44 @@ def _first(models: tuple[int, ...], tree: _Tree) -> _Tree:
     return jax.tree.map(lambda x: x[: models[0]] if models else x[0], tree)
 
 
-def _on_host(state: State) -> State:
-    """A copy: on a CPU the saver would otherwise read memory that is donated meanwhile."""
-    return jax.tree.map(lambda x: np.array(x, copy=True), state)
+def _save(manager: ocp.CheckpointManager, epochs: int, state: State) -> None:
+    """Writes a checkpoint and, when it is whole, the digests by which damage is noticed."""
+    if epochs in manager.all_steps():
+        manager.delete(epochs)  # a kill came before its digests
+    manager.save(epochs, args=ocp.args.StandardSave(jax.device_get(state)))
+    sealed.write(_folder(manager, epochs))
+
+
+def _last(manager: ocp.CheckpointManager) -> int:
+    """The epochs behind the last checkpoint that is whole, 0 where there is none."""
+    whole = (n for n in manager.all_steps() if sealed.is_written(_folder(manager, n)))
+    return max(whole, default=0)
+
+
+def _restored(manager: ocp.CheckpointManager, epochs: int, like: State) -> State:
+    """A checkpoint, as uncommitted arrays like a fresh run's: they share its program."""
+    # Before TensorStore reads them: its threads go on complaining after it has refused a file.
+    sealed.check(
+        _folder(manager, epochs), "without it the same command goes on from an earlier checkpoint"
+    )
+    saved = manager.restore(epochs, args=ocp.args.StandardRestore(like))
+    return jax.tree.map(lambda x: jnp.array(np.asarray(x)), saved)
+
+
+def _folder(manager: ocp.CheckpointManager, epochs: int) -> Path:
+    """Where a checkpoint lies."""
+    return Path(manager.directory) / str(epochs)
 
 
 def _manager(folder: str | Path) -> ocp.CheckpointManager:
-    """Orbax's keeper of the last two checkpoints; one that is not whole does not count."""
+    """Orbax's keeper of the last two checkpoints; see `_last` for those that count."""
     path = (Path(folder) / CHECKPOINTS).resolve()
     path.mkdir(parents=True, exist_ok=True)
     # Of several processes this one alone writes, so Orbax must not wait for the others.
     options = ocp.CheckpointManagerOptions(
-        max_to_keep=2, create=False, multiprocessing_options=hosts.alone()
+        max_to_keep=2,
+        create=False,
+        multiprocessing_options=hosts.alone(),
+        enable_async_checkpointing=False,  # its threads would wait minutes for a disk that refuses
     )
     return ocp.CheckpointManager(path, options=options)

@@ -26,7 +26,19 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 import configs.study
-from dpfinjax import data, experiment, fields, privacy, report, results, settings, sweeps, workdir
+from dpfinjax import (
+    data,
+    entropy,
+    experiment,
+    fields,
+    privacy,
+    report,
+    results,
+    sealed,
+    settings,
+    sweeps,
+    workdir,
+)
 from dpfinjax.data import Facts, units
 from dpfinjax.errors import InputError
 from dpfinjax.pate import plan
@@ -39,6 +51,8 @@ _ATTACKED = (*_TRAINED, "pate")
 _AUDITED = ("dpsgd", "pretrained")
 _NEEDS = {"audit": _AUDITED}
 _WINDOWS_ONLY = ("pate", "attack")
+# What a launcher goes on from has digests of its own, or is a log.
+_KEPT = {"checkpoints", "private", "shadow_models", "tensorboard", "metrics.jsonl", entropy.SEED}
 _VARIANTS = {
     "baseline": ("", "paper", "quick"),
     "dpsgd": ("", "paper"),
@@ -193,11 +207,21 @@ def _do(step: Step, folder: Path) -> None:
     start = time.monotonic()
     step.job(step.config, folder)
     workdir.write_json(folder / collect.FINISHED, {"seconds": time.monotonic() - start})
+    sealed.write(folder, _results(folder))
 
 
 def _finished(folder: Path) -> bool:
-    """Whether a step is done. Its folder lies in one that is bound to the config and the data."""
-    return (folder / collect.FINISHED).exists()
+    """Whether a step is done, and all that it left for the report, and to be shared, is unchanged.
+
+    Its folder lies in one that is bound to the config and the data.
+    """
+    return (folder / collect.FINISHED).exists() and sealed.is_kept(folder)
+
+
+def _results(folder: Path) -> list[Path]:
+    """The files of a step that its launcher writes anew when it is called again."""
+    found = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file())
+    return [path for path in found if path.name not in _KEPT and not _KEPT & set(path.parts)]
 
 
 def _shared(config: ConfigDict, fields: tuple[str, ...]) -> ConfigDict:

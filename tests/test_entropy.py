@@ -55,7 +55,16 @@ def test_a_fixed_seed_is_left_alone_and_writes_no_file(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"entropy": 5}', '{"entropy": "0x1ffffffffffffffff"}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{}",
+        '{"entropy": 5}',
+        '{"entropy": "0x1ffffffffffffffff"}',
+        '{"entropy": "0x12", "sha256": "of another"}',
+    ],
+)
 def test_a_damaged_secret_is_refused_and_never_replaced(tmp_path, text):
     (tmp_path / entropy.SEED).write_text(text)
     with pytest.raises(InputError, match=r"seed\.json cannot be read"):

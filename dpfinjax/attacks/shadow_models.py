@@ -14,7 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from dpfinjax import accounting, entropy, experiment, memory, resumable, settings, workdir
+from dpfinjax import (
+    accounting,
+    entropy,
+    experiment,
+    memory,
+    resumable,
+    sealed,
+    settings,
+    workdir,
+)
 from dpfinjax.attacks import answers, checks, design
 from dpfinjax.attacks.answers import Answers
 from dpfinjax.attacks.checks import BoolArray
@@ -23,6 +32,7 @@ from dpfinjax.training import Data, History, HParams, Spec, State
 
 _CHUNK = "unfinished"
 _FACTS = "shadow_models.json"
+_ARRAYS = ("membership", "logits", "grad_norm")
 OnEpoch = Callable[[int, State, History], None]
 _OVERFLOW = 1e-11  # the chance that one of a model's batches does not fit
 
@@ -178,7 +188,7 @@ def in_chunks(
     Returns:
         The models' answers.
     """
-    if (folder / _FACTS).exists():
+    if sealed.is_written(folder):
         return load(folder)
     progress = _Progress.read(folder, name, len(membership), spec)
     with progress.bar:
@@ -199,21 +209,12 @@ def load(folder: str | Path) -> Shadows:
         The models' answers.
 
     Raises:
-        InputError: The folder does not hold them, or arrays of shapes that do not fit.
+        InputError: The folder does not hold them as they were written.
     """
     path = Path(folder)
-    try:
-        membership, logits, norms = (
-            workdir.read_npy(path / f"{name}.npy") for name in ("membership", "logits", "grad_norm")
-        )
-        seconds = float(workdir.read_json(path / _FACTS)["seconds"])
-    except (ValueError, KeyError, TypeError, OverflowError) as error:
-        raise InputError(f"{path} holds no shadow models that can be read: {error}.") from error
-    if not membership.shape == norms.shape == logits.shape[:-1]:
-        raise InputError(
-            f"{path} has membership of shape {membership.shape}, logits of {logits.shape} and "
-            f"gradient norms of {norms.shape}; models and examples must be as many in each."
-        )
+    sealed.check(path, "without it the same command trains these shadow models again")
+    membership, logits, norms = (workdir.read_npy(path / f"{name}.npy") for name in _ARRAYS)
+    seconds = float(workdir.read_json(path / _FACTS)["seconds"])
     return Shadows(Answers(logits, norms), membership, seconds)
 
 
@@ -284,6 +285,7 @@ def _write(folder: Path, membership: BoolArray, progress: "_Progress") -> Shadow
         "seconds": shadows.seconds,
     }
     workdir.write_json(folder / _FACTS, content)
+    sealed.write(folder, [_FACTS, *(f"{name}.npy" for name in _ARRAYS)])
     shutil.rmtree(folder / _CHUNK, ignore_errors=True)
     return shadows
 
@@ -315,9 +317,15 @@ class _Progress:
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
             return cls(path, name, [], 0.0, models, spec)
-        with np.load(path, allow_pickle=False) as saved:
-            done = Answers(saved["logits"], saved["grad_norm"])
-            return cls(path, name, [done], float(saved["seconds"]), models, spec)
+        try:
+            with np.load(path, allow_pickle=False) as saved:
+                done = Answers(saved["logits"], saved["grad_norm"])
+                return cls(path, name, [done], float(saved["seconds"]), models, spec)
+        except Exception as error:  # a damaged archive may raise anything
+            raise InputError(
+                f"{path} cannot be read ({type(error).__name__}); without it the same command "
+                "trains these shadow models again."
+            ) from error
 
     @property
     def models(self) -> int:

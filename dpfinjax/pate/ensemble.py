@@ -17,7 +17,7 @@ from flax import linen as nn
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from dpfinjax import memory, resumable, training, workdir
+from dpfinjax import memory, resumable, sealed, training, workdir
 from dpfinjax.errors import InputError
 from dpfinjax.training import Data, History, HParams, Membership, Spec, State
 
@@ -150,18 +150,15 @@ def ask(
       Answers and accuracies.
 
     Raises:
-      InputError: when the loss of every teacher of a chunk is no longer finite.
+      InputError: when the loss of every teacher of a chunk is no longer finite, or what they
+        answered before is not as it was written.
     """
     folder = Path(folder)
     files = [folder / "answers.npy", folder / "accuracy.npy"]
     sizes = np.asarray(membership.size, np.int64)
-    if all(file.exists() for file in files):
+    if sealed.is_written(folder):
+        sealed.check(folder, "without it the same command trains these teachers again")
         answers, accuracy = map(workdir.read_npy, files)
-        if answers.dtype.kind != "i" or len(answers) != len(sizes) or answers.ndim != 2:
-            raise InputError(
-                f"{files[0]} is of {answers.dtype} and shape {answers.shape}; it should hold whole "
-                f"numbers, a row for each of {len(sizes)} teachers."
-            )
         return Teachers(answers, accuracy, sizes, _seconds(folder))
     folder.mkdir(parents=True, exist_ok=True)
     name = f"{len(sizes)} teachers"
@@ -172,6 +169,7 @@ def ask(
     accuracy = right.mean(axis=1)
     workdir.write_npy(files[0], answers)
     workdir.write_npy(files[1], accuracy)
+    sealed.write(folder, [_SECONDS, *(file.name for file in files)])
     forget(folder)
     return Teachers(answers, accuracy, sizes, trained.seconds)
 
