@@ -12,7 +12,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from dpfinjax import hosts, sweeps, workdir
-from dpfinjax.errors import InputError
+from dpfinjax.errors import InputError, refused_by_system
 
 _FLAGS = (
     "config",
@@ -166,6 +166,11 @@ def _mistakes_told() -> Iterator[None]:
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        told = refused_by_system(error)
+        if told is None:
+            raise
+        sentence = told
     else:
         return
     print(f"error: {' '.join(sentence.split())}", file=sys.stderr)
