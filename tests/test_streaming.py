@@ -1,5 +1,12 @@
 """Training from disk is training in memory: the same samples, and so the same parameters."""
 
+import itertools
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +18,7 @@ from dpfinjax import data, resumable, sampling, streaming, training
 from dpfinjax.augmentation import Augmentation
 from dpfinjax.errors import InputError
 from dpfinjax.training import Data, HParams, Membership, Spec
+from tests.launch.test_app import CLONE
 
 EPOCH_STEPS, STEPS, BATCH_SIZE = 5, 13, 24.0
 CHUNK_STEPS = 2  # the last chunk of an epoch, and the last epoch, go beyond their steps
@@ -21,6 +29,20 @@ class Network(nn.Module):
     def __call__(self, x):
         x = nn.relu(nn.Dense(8)(x.reshape(len(x), -1)))
         return nn.Dense(8)(x)
+
+
+class Noting:
+    """A set on disk that notes what is read of it."""
+
+    def __init__(self, examples):
+        self.examples, self.image_shape, self.read = examples, examples.image_shape, []
+
+    def __len__(self):
+        return len(self.examples)
+
+    def images(self, rows):
+        self.read.extend(rows.tolist())
+        return self.examples.images(rows)
 
 
 @pytest.fixture(scope="module")
@@ -116,27 +138,51 @@ def test_the_sample_of_a_step_is_each_models_own_poisson_sample_over_the_whole_s
 
 def test_what_is_read_are_the_drawn_examples_and_nothing_else(splits):
     whole, stored = splits
-    read = []
-
-    class Noting:
-        image_shape = stored.train.image_shape
-
-        def __len__(self):
-            return len(stored.train)
-
-        def images(self, rows):
-            read.extend(rows.tolist())
-            return stored.train.images(rows)
-
-    rate = jnp.float32(BATCH_SIZE / len(stored.train))
-    chunk = streaming.read(Noting(), jax.random.key(2), rate, np.arange(3, dtype=np.int32), 64)
-    drawn = streaming.draw(jax.random.key(2), jnp.arange(3), rate, len(stored.train), capacity=64)
+    noting = Noting(stored.train)
+    key, rate = jax.random.key(2), jnp.float32(BATCH_SIZE / len(stored.train))
+    parts = streaming.parts_of(key, rate, 1, jax.local_devices())
+    chunk = streaming.read(noting, parts, np.arange(3, dtype=np.int32), 64)
+    drawn = streaming.draw(key[None], jnp.arange(3), rate[None], len(stored.train), capacity=64)
     np.testing.assert_array_equal(chunk.rows, drawn[0])
     np.testing.assert_array_equal(chunk.mask, drawn[1])
-    assert read == chunk.rows[chunk.mask].tolist()
-    np.testing.assert_array_equal(chunk.images[chunk.mask], whole.train.image[read])
-    np.testing.assert_array_equal(chunk.labels[chunk.mask], whole.train.label[read])
+    assert noting.read == chunk.rows[chunk.mask].tolist()
+    np.testing.assert_array_equal(chunk.images[chunk.mask], whole.train.image[noting.read])
+    np.testing.assert_array_equal(chunk.labels[chunk.mask], whole.train.label[noting.read])
     assert not chunk.images[~chunk.mask].any()
+
+
+@pytest.fixture(scope="module")
+def on_four_devices(tmp_path_factory, cache, splits):
+    """What a process with four simulated devices has found, of the same prepared data."""
+    del splits
+    file = tmp_path_factory.mktemp("devices") / "found.json"
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    command = [sys.executable, "-m", "tests.streaming_on_four_devices", str(file), cache]
+    subprocess.run(command, cwd=CLONE, env=environment, check=True)
+    return json.loads(file.read_text())
+
+
+def test_batches_divided_over_devices_give_the_bits_of_such_batches_in_memory(on_four_devices):
+    assert on_four_devices["distance"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("case", "owned"),
+    [
+        # Of three models on four devices the last one is there twice, and read once.
+        ("by model", [["0 0", "1 0"], ["2 0"]]),
+        ("by share", [["0 0", "0 1"], ["0 2", "0 3"]]),
+        # The second row of devices has the third model.
+        ("by both", [["0 0", "1 0", "2 0"], ["0 1", "1 1"], ["2 1"]]),
+    ],
+)
+def test_a_process_reads_what_its_devices_work_on_and_nothing_else(on_four_devices, case, owned):
+    parts, read = on_four_devices[case]["parts"], on_four_devices[case]["read"]
+    assert sorted(itertools.chain(*owned)) == sorted(parts)
+    for group, names in zip(read, owned, strict=True):
+        expected = Counter(row for name in names for row in parts[name])
+        assert Counter(group) == expected
+        assert len(expected) > 5
 
 
 def test_chunks_are_bounded_whatever_the_set(monkeypatch):
