@@ -17,15 +17,14 @@ from dpfinjax import data, hosts, resumable, streaming, training
 from dpfinjax.augmentation import Augmentation
 from dpfinjax.training import Data, HParams
 from tests.on_four_devices import apart
-from tests.test_streaming import BATCH_SIZE, CHUNK_STEPS, Noting, make_spec
+from tests.test_streaming import BATCH_SIZE, CHUNK_STEPS, Noting, data_of, make_spec
 
 CAPACITY, MICROBATCH = 63, 10  # neither is a multiple of four
 
 
 def splits_of(cache):
     """The training split in memory and on disk."""
-    config = ConfigDict({"data": data.default_config()})
-    config.data.update(sim_bars=120_000, cache_dir=cache)
+    config = ConfigDict({"data": data_of(cache)})
     whole = data.load(config).train
     return Data(jnp.asarray(whole.image), jnp.asarray(whole.label)), data.stored(config).train
 

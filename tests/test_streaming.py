@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -18,7 +19,9 @@ from dpfinjax import data, resumable, sampling, streaming, training
 from dpfinjax.augmentation import Augmentation
 from dpfinjax.errors import InputError
 from dpfinjax.training import Data, HParams, Membership, Spec
+from tests import processes, together
 from tests.launch.test_app import CLONE
+from tests.test_hosts import SWEEP
 
 EPOCH_STEPS, STEPS, BATCH_SIZE = 5, 13, 24.0
 CHUNK_STEPS = 2  # the last chunk of an epoch, and the last epoch, go beyond their steps
@@ -45,10 +48,16 @@ class Noting:
         return self.examples.images(rows)
 
 
+def data_of(cache):
+    """The config of a small simulated market."""
+    config = data.default_config()
+    config.update(sim_bars=120_000, cache_dir=str(cache))
+    return config
+
+
 @pytest.fixture(scope="module")
 def splits(cache):
-    config = ConfigDict({"data": data.default_config()})
-    config.data.update(sim_bars=120_000, cache_dir=cache)
+    config = ConfigDict({"data": data_of(cache)})
     return data.load(config), data.stored(config)
 
 
@@ -183,6 +192,48 @@ def test_a_process_reads_what_its_devices_work_on_and_nothing_else(on_four_devic
         expected = Counter(row for name in names for row in parts[name])
         assert Counter(group) == expected
         assert len(expected) > 5
+
+
+@pytest.mark.long
+def test_two_processes_with_a_disk_each_train_the_models_of_one(tmp_path, capsys):
+    """The check asserts that each drawn row is read by one of the two, and parameters agree."""
+    together.streamed(tmp_path)
+    in_memory, models, batches = capsys.readouterr().out.splitlines()
+    assert "the same bits" in in_memory
+    assert "the same bits" in models
+    assert "the same" in batches
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("disk", ["without data", "with a damaged record"])
+def test_what_one_process_misses_on_its_disk_ends_both_with_its_sentence(tmp_path, disk):
+    """Without data nothing is written; what is damaged turns out while both train."""
+    config, cache, own = tmp_path / "sweep.py", tmp_path / "cache", tmp_path / "disk"
+    config.write_text(SWEEP.format(cache=str(cache)))
+    if disk == "with a damaged record":
+        data.describe(ConfigDict({"data": data_of(cache)}))
+        shutil.copytree(cache, own)
+        file = next(own.rglob("*-train.array_record-*"))
+        content = bytearray(file.read_bytes())
+        content[len(content) // 8 : len(content) // 4] = bytes(len(content) // 8)
+        file.write_bytes(content)
+    flags = [f"--config={config}", f"--workdir={tmp_path}/run", "--config.data.stream=always"]
+    programs = [
+        ["tests.on_own_disk", str(tmp_path / "rows"), str(cache), str(place), "launch.dpsgd"]
+        for place in (cache, own)
+    ]
+    found = processes.ended(processes.start([flags] * 2, programs=programs))
+    words = {"without data": "No prepared data can be read in", "with a damaged record": "damaged"}
+    for code, _, errors in found:
+        assert code == 2, errors
+        told = [line for line in errors.splitlines() if line.startswith("error: ")]
+        assert len(told) == 1, errors
+        assert told[0].startswith("error: Process 1: "), errors
+        assert words[disk] in told[0]
+        assert str(own) in told[0]
+        assert "Traceback" not in errors
+    assert (tmp_path / "run").exists() == (disk == "with a damaged record")
+    assert not any(tmp_path.glob("run/**/checkpoints/[0-9]*"))
 
 
 def test_chunks_are_bounded_whatever_the_set(monkeypatch):
