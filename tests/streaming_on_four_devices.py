@@ -96,7 +96,7 @@ if __name__ == "__main__":
     held, stored = splits_of(sys.argv[2])
     content = {
         "distance": distance(held, stored),
-        "by model": rows(stored, 3, 1, [(0, 1), (2, 3)]),
+        "by model": rows(stored, 5, 1, [(0, 1), (2,)]),
         "by share": rows(stored, 1, 4, [(0, 1), (2, 3)]),
         "by both": rows(stored, 3, 2, [(0, 2), (1,), (3,)]),
     }

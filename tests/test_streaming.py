@@ -178,8 +178,8 @@ def test_batches_divided_over_devices_give_the_bits_of_such_batches_in_memory(on
 @pytest.mark.parametrize(
     ("case", "owned"),
     [
-        # Of three models on four devices the last one is there twice, and read once.
-        ("by model", [["0 0", "1 0"], ["2 0"]]),
+        # Of five models on three devices the last one is there twice, and read once.
+        ("by model", [["0 0", "1 0", "2 0", "3 0"], ["4 0"]]),
         ("by share", [["0 0", "0 1"], ["0 2", "0 3"]]),
         # The second row of devices has the third model.
         ("by both", [["0 0", "1 0", "2 0"], ["0 1", "1 1"], ["2 1"]]),
