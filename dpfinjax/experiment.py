@@ -19,7 +19,6 @@ from tqdm import tqdm
 from dpfinjax import (
     accounting,
     data,
-    hosts,
     memory,
     metrics_log,
     plots,
@@ -34,7 +33,6 @@ from dpfinjax import (
 )
 from dpfinjax.data import Examples, Facts, Splits, Stored, StoredSplits, units
 from dpfinjax.data.patterns import PATTERNS
-from dpfinjax.errors import InputError
 from dpfinjax.results import Row
 from dpfinjax.streaming import Measured
 from dpfinjax.training import Data, History, State
@@ -140,20 +138,17 @@ def splits_of(config: ConfigDict, facts: Facts) -> Splits | StoredSplits:
       facts: what is known of its data.
 
     Raises:
-      InputError: for a unit of privacy with several windows, several processes or several devices
-        a model where the splits stay on disk.
+      InputError: where the splits stay on disk, for a unit of privacy with several windows, or if
+        one of several processes does not find them.
     """
     examples = {name: sum(counts.values()) for name, counts in facts.examples.items()}
     in_memory = memory.images_fit(examples, config.data.length)
     if config.data.stream == "never" or (config.data.stream == "auto" and in_memory):
         return data.load(config)
     settings.check_window(config, "a training that reads its examples from disk")
-    if jax.process_count() > 1 or hosts.devices_per_model() > 1:
-        raise InputError(
-            f"config.data.stream is {config.data.stream!r}, by which examples are read from disk; "
-            "several processes, or --devices_per_model above 1, need 'never'."
-        )
-    return data.stored(config)
+    stored = data.stored(config)
+    streaming.check_followers(stored.train.place)
+    return stored
 
 
 def training_data(run: Run, examples: Examples | Stored) -> Data:
@@ -276,12 +271,15 @@ def _train_together(
 
         everyone: training.Membership = training.everything(train)
         epoch_of: Any = resumable.train_epoch
+        followers: Any = None
         if isinstance(seen, Stored):
             everyone, epoch_of = streaming.everything(seen), streaming.Stream(seen).train_epoch
+            followers = streaming.take_part, seen.place
         every = runs[0].config.checkpoint_epochs
         state = resumable.fit(
             *(key, hparams, everyone, train, spec, place, on_epoch, every, stop_when_lost),
             epoch_of=epoch_of,
+            followers=followers,
         )
         return state, progress.seconds()
 

@@ -2,9 +2,10 @@
 
 Process 0, the leader, alone reads, decides, prints and writes. The others follow: they hear from it
 which function comes next and get its arguments, so they need no data, no workdir and no shared file
-system, and nothing that they could write is ever there. Messages go through the key-value store of
-`jax.distributed`, arrays and results through collectives. In a single process nothing here does
-anything.
+system, and nothing that they could write is ever there; only where a training reads its examples
+from disk (`streaming`), each process reads its own of the prepared data. Messages go through the
+key-value store of `jax.distributed`, arrays and results through collectives. In a single process
+nothing here does anything.
 
 Processes trust each other, as JAX's own runtime has it: the coordinator's port must be reachable
 from within the cluster alone.
@@ -39,6 +40,7 @@ _FAREWELL_MS = 10_000
 # What fields of networks name beside classes.
 _OF_NETWORKS = ("float32", "bfloat16", "float16", "zeros", "ones", "promote_dtype")
 _DETECTED = -1  # process numbers that jax finds out itself
+_SENTENCE_BYTES = 8192  # of a mistake that processes tell each other
 
 _Tree = TypeVar("_Tree")
 _told = 0  # messages that this process has sent or read
@@ -47,6 +49,10 @@ _devices_per_model = 1
 
 class Lost(Exception):
     """Another process is gone, so that nothing can go on."""
+
+
+class Agreed(InputError):
+    """A user's mistake that one process has found and all of them know of."""
 
 
 def members(
@@ -267,6 +273,31 @@ def in_step(numbers: Iterable[int]) -> Iterator[int]:
             yield message[1]
 
 
+def agree(mistake: InputError | None, together: bool) -> None:
+    """Raises in all processes what one of them has found wrong.
+
+    Args:
+      mistake: what this process has found, or None.
+      together: whether all processes call it, each for itself, or this one alone.
+
+    Raises:
+      InputError: the mistake; of several processes the first one's, with its number.
+    """
+    if not together:
+        if mistake is not None:
+            raise mistake
+        return
+    with lost_told():
+        found = multihost_utils.process_allgather(np.array(mistake is not None))
+        if not found.any():
+            return
+        own = str(mistake or "").encode()[:_SENTENCE_BYTES].ljust(_SENTENCE_BYTES, b"\0")
+        said = multihost_utils.process_allgather(np.frombuffer(own, np.uint8))
+    first = int(np.argmax(found))
+    sentence = said[first].tobytes().rstrip(b"\0").decode(errors="ignore")
+    raise Agreed(f"Process {first}: {sentence}")
+
+
 def follow() -> None:
     """Runs what the leader calls until it ends, and ends as it did.
 
@@ -279,7 +310,8 @@ def follow() -> None:
         _read()
         if message[0] == "call":
             _, function, structure, settings = message
-            function(_received(structure), *settings)
+            with contextlib.suppress(Agreed):  # the leader raises it too, and ends all
+                function(_received(structure), *settings)
     _part()
     _, code, sentence = message
     if code == 2:

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -154,6 +154,7 @@ def fit(
     checkpoint_epochs: int = 1,
     stop_when_lost: bool = True,
     epoch_of: Callable[..., tuple[State, History]] = train_epoch,
+    followers: tuple[Any, ...] | None = None,
 ) -> State:
     """Trains as `training.fit` does, from the last checkpoint in `folder` if there is one.
 
@@ -173,6 +174,8 @@ def fit(
       checkpoint_epochs: epochs from one checkpoint to the next; the last epoch always makes one.
       stop_when_lost: whether to raise when no model's loss is finite, or to train on regardless.
       epoch_of: makes the updates of an epoch, as `train_epoch` does; see `streaming`.
+      followers: a function for `hosts.call` that does what `take_part` does with such an
+        `epoch_of`, and its further settings; None for `take_part` itself.
 
     Returns:
       The state after the last epoch.
@@ -189,7 +192,8 @@ def fit(
             state = _restored(manager, first, state)
         arguments = key, hparams, membership, data, state
         if _together(key, spec):
-            hosts.call(_take_part, arguments, spec, first)
+            follower, *more = followers or (take_part,)
+            hosts.call(follower, arguments, spec, first, *more)
         for epoch, state, history in _epochs(arguments, spec, first, epoch_of):
             if stop_when_lost and not np.isfinite(history.loss).any():
                 raise InputError(
@@ -237,11 +241,21 @@ def _one_of_one(
     return key, hparams, membership, data, state
 
 
-def _take_part(
-    arguments: tuple[jax.Array, HParams, Membership, Data, State], spec: Spec, first: int
+def take_part(
+    arguments: tuple[jax.Array, HParams, Membership, Data, State],
+    spec: Spec,
+    first: int,
+    epoch_of: Callable[..., tuple[State, History]] = train_epoch,
 ) -> None:
-    """A follower's part in `fit`."""
-    for _ in _epochs(arguments, spec, first, train_epoch):
+    """Is a follower's part in `fit`, for `hosts.call`.
+
+    Args:
+      arguments: the leader's, before they are spread.
+      spec: the settings that are compiled in.
+      first: how many epochs are done.
+      epoch_of: as in `fit`.
+    """
+    for _ in _epochs(arguments, spec, first, epoch_of):
         pass
 
 

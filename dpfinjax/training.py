@@ -378,7 +378,9 @@ def train_on_samples(
       hparams: the settings that are arrays.
       samples: for each step what `draw` gives, int32 and bool [c, capacity].
       data: for each step the drawn examples, inputs [c, capacity, ...] and targets [c, capacity],
-        with anything finite where nothing is drawn; each example is a unit.
+        with anything finite where nothing is drawn; each example is a unit. Where batches are
+        divided over k devices, those that this device works on (every k-th, from its number along
+        the axis `BATCH`), so ceil(capacity / k) a step.
       spec: the settings that are compiled in.
 
     Returns:
@@ -476,9 +478,12 @@ def _update(
     spec: Spec,
     names: jax.Array | None = None,
 ) -> tuple[State, History]:
-    """The update from a sample: rows of the data, and their names where the data hold no others."""
+    """The update from a sample: rows of the data, or places in it where it has names.
+
+    With names the data hold nothing but what this device works on.
+    """
     _, noise_key, copy_key = _step_keys(key, number)
-    fetch = functools.partial(_fetched, data, copy_key, spec.augmentation, names)
+    fetch = functools.partial(_fetched, data, copy_key, spec, names)
     grad, stats = _gradient(noise_key, state.params, fetch, rows, mask, hparams, spec)
     optimizer = _optimizer(spec, hparams.learning_rate)
     updates, opt_state = optimizer.update(grad, state.opt_state, state.params)
@@ -541,12 +546,15 @@ def _of_rows(clipped_grad: clipping.ClippedGrad, fetch: _Fetch) -> clipping.Clip
 
 
 def _fetched(
-    data: Data, key: jax.Array, how: Augmentation, names: jax.Array | None, rows: jax.Array
+    data: Data, key: jax.Array, spec: Spec, names: jax.Array | None, rows: jax.Array
 ) -> tuple[jax.Array, Any]:
     """Inputs and targets of a batch: [b, ...] and [b], or [b, k, ...] and `Averaged` [b, k]."""
+    how = spec.augmentation
+    # Of a sample's places a device works on every `devices`-th, see `clipping.over_devices`.
+    held = rows if names is None else rows // spec.devices
     if data.units is None and not how.copies:
-        return data.inputs[rows], data.targets[rows]
-    members = rows[:, None] if data.units is None else data.units[rows]
+        return data.inputs[held], data.targets[held]
+    members = held[:, None] if data.units is None else data.units[held]
     # A unit is filled up with an example of its own: it never meets what another unit holds, where
     # a number that is not finite would count even with a weight of zero.
     filled = jnp.where(members < 0, members[:, :1], members)

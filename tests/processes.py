@@ -15,19 +15,23 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def start(flags, job="dpsgd", **environment):
-    """Starts a process for each list of flags; each has one device."""
+def start(flags, job="dpsgd", programs=None, **environment):
+    """Starts a process for each list of flags; each has one device.
+
+    A process runs the launcher, or of `programs`, which are modules with arguments, its own.
+    """
+    programs = programs or [[f"launch.{job}"]] * len(flags)
     together = [f"--coordinator=127.0.0.1:{free_port()}", f"--num_processes={len(flags)}"]
     return [
         subprocess.Popen(
-            [sys.executable, "-m", f"launch.{job}", *together, f"--process_id={number}", *own],
+            [sys.executable, "-m", *program, *together, f"--process_id={number}", *own],
             cwd=CLONE,
             env=os.environ | {"JAX_NUM_CPU_DEVICES": "1"} | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for number, own in enumerate(flags)
+        for number, (program, own) in enumerate(zip(programs, flags, strict=True))
     ]
 
 

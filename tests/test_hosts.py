@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from dpfinjax import hosts, last_words, resumable, training
+from dpfinjax import hosts, last_words, resumable, streaming, training
+from dpfinjax.data import Place
 from dpfinjax.errors import InputError
 from launch import dpsgd
 from tests import processes
@@ -117,8 +118,10 @@ def test_a_message_holds_functions_settings_and_networks():
     shapes = jax.tree.map(hosts._Shape.of, (jax.random.split(jax.random.key(0), 2), data))
     for module in (SPEC.module, linear):
         spec = dataclasses.replace(SPEC, module=module)
-        message = ("call", resumable._take_part, shapes, (spec, 3))
+        message = ("call", resumable.take_part, shapes, (spec, 3))
         assert hosts._Reader(io.BytesIO(pickle.dumps(message))).load() == message
+    message = ("call", streaming.take_part, (), (spec, 3, Place("/data", "train", "digest")))
+    assert hosts._Reader(io.BytesIO(pickle.dumps(message))).load() == message
     state = training.init(jax.random.key(0), data, dataclasses.replace(spec, optimizer="adam"))
     shapes = jax.tree.map(hosts._Shape.of, state)
     assert hosts._Reader(io.BytesIO(pickle.dumps(shapes))).load() == shapes
@@ -131,6 +134,14 @@ def test_a_message_cannot_name_anything_else(named):
     through = b"\x80\x04\x8c\x10dpfinjax.workdir\x8c\tos.system\x93."  # a dotted name
     with pytest.raises((pickle.UnpicklingError, AttributeError)):
         hosts._Reader(io.BytesIO(through)).load()
+
+
+def test_a_mistake_of_a_process_that_works_alone_is_raised_as_it_is():
+    hosts.agree(None, together=False)
+    mistake = InputError("The data are damaged.")
+    with pytest.raises(InputError) as raised:
+        hosts.agree(mistake, together=False)
+    assert raised.value is mistake
 
 
 def passed_on(*pieces):

@@ -1,5 +1,13 @@
 """Training from disk is training in memory: the same samples, and so the same parameters."""
 
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +19,9 @@ from dpfinjax import data, resumable, sampling, streaming, training
 from dpfinjax.augmentation import Augmentation
 from dpfinjax.errors import InputError
 from dpfinjax.training import Data, HParams, Membership, Spec
+from tests import processes, together
+from tests.launch.test_app import CLONE
+from tests.test_hosts import SWEEP
 
 EPOCH_STEPS, STEPS, BATCH_SIZE = 5, 13, 24.0
 CHUNK_STEPS = 2  # the last chunk of an epoch, and the last epoch, go beyond their steps
@@ -23,10 +34,30 @@ class Network(nn.Module):
         return nn.Dense(8)(x)
 
 
+class Noting:
+    """A set on disk that notes what is read of it."""
+
+    def __init__(self, examples):
+        self.examples, self.image_shape, self.read = examples, examples.image_shape, []
+
+    def __len__(self):
+        return len(self.examples)
+
+    def images(self, rows):
+        self.read.extend(rows.tolist())
+        return self.examples.images(rows)
+
+
+def data_of(cache):
+    """The config of a small simulated market."""
+    config = data.default_config()
+    config.update(sim_bars=120_000, cache_dir=str(cache))
+    return config
+
+
 @pytest.fixture(scope="module")
 def splits(cache):
-    config = ConfigDict({"data": data.default_config()})
-    config.data.update(sim_bars=120_000, cache_dir=cache)
+    config = ConfigDict({"data": data_of(cache)})
     return data.load(config), data.stored(config)
 
 
@@ -116,27 +147,93 @@ def test_the_sample_of_a_step_is_each_models_own_poisson_sample_over_the_whole_s
 
 def test_what_is_read_are_the_drawn_examples_and_nothing_else(splits):
     whole, stored = splits
-    read = []
-
-    class Noting:
-        image_shape = stored.train.image_shape
-
-        def __len__(self):
-            return len(stored.train)
-
-        def images(self, rows):
-            read.extend(rows.tolist())
-            return stored.train.images(rows)
-
-    rate = jnp.float32(BATCH_SIZE / len(stored.train))
-    chunk = streaming.read(Noting(), jax.random.key(2), rate, np.arange(3, dtype=np.int32), 64)
-    drawn = streaming.draw(jax.random.key(2), jnp.arange(3), rate, len(stored.train), capacity=64)
+    noting = Noting(stored.train)
+    key, rate = jax.random.key(2), jnp.float32(BATCH_SIZE / len(stored.train))
+    parts = streaming.parts_of(key, rate, 1, jax.local_devices())
+    chunk = streaming.read(noting, parts, np.arange(3, dtype=np.int32), 64)
+    drawn = streaming.draw(key[None], jnp.arange(3), rate[None], len(stored.train), capacity=64)
     np.testing.assert_array_equal(chunk.rows, drawn[0])
     np.testing.assert_array_equal(chunk.mask, drawn[1])
-    assert read == chunk.rows[chunk.mask].tolist()
-    np.testing.assert_array_equal(chunk.images[chunk.mask], whole.train.image[read])
-    np.testing.assert_array_equal(chunk.labels[chunk.mask], whole.train.label[read])
+    assert noting.read == chunk.rows[chunk.mask].tolist()
+    np.testing.assert_array_equal(chunk.images[chunk.mask], whole.train.image[noting.read])
+    np.testing.assert_array_equal(chunk.labels[chunk.mask], whole.train.label[noting.read])
     assert not chunk.images[~chunk.mask].any()
+
+
+@pytest.fixture(scope="module")
+def on_four_devices(tmp_path_factory, cache, splits):
+    """What a process with four simulated devices has found, of the same prepared data."""
+    del splits
+    file = tmp_path_factory.mktemp("devices") / "found.json"
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    command = [sys.executable, "-m", "tests.streaming_on_four_devices", str(file), cache]
+    subprocess.run(command, cwd=CLONE, env=environment, check=True)
+    return json.loads(file.read_text())
+
+
+def test_batches_divided_over_devices_give_the_bits_of_such_batches_in_memory(on_four_devices):
+    assert on_four_devices["distance"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("case", "owned"),
+    [
+        # Of five models on three devices the last one is there twice, and read once.
+        ("by model", [["0 0", "1 0", "2 0", "3 0"], ["4 0"]]),
+        ("by share", [["0 0", "0 1"], ["0 2", "0 3"]]),
+        # The second row of devices has the third model.
+        ("by both", [["0 0", "1 0", "2 0"], ["0 1", "1 1"], ["2 1"]]),
+    ],
+)
+def test_a_process_reads_what_its_devices_work_on_and_nothing_else(on_four_devices, case, owned):
+    parts, read = on_four_devices[case]["parts"], on_four_devices[case]["read"]
+    assert sorted(itertools.chain(*owned)) == sorted(parts)
+    for group, names in zip(read, owned, strict=True):
+        expected = Counter(row for name in names for row in parts[name])
+        assert Counter(group) == expected
+        assert len(expected) > 5
+
+
+@pytest.mark.long
+def test_two_processes_with_a_disk_each_train_the_models_of_one(tmp_path, capsys):
+    """The check asserts that each drawn row is read by one of the two, and parameters agree."""
+    together.streamed(tmp_path)
+    in_memory, models, batches = capsys.readouterr().out.splitlines()
+    assert "the same bits" in in_memory
+    assert "the same bits" in models
+    assert "the same" in batches
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("disk", ["without data", "with a damaged record"])
+def test_what_one_process_misses_on_its_disk_ends_both_with_its_sentence(tmp_path, disk):
+    """Without data nothing is written; what is damaged turns out while both train."""
+    config, cache, own = tmp_path / "sweep.py", tmp_path / "cache", tmp_path / "disk"
+    config.write_text(SWEEP.format(cache=str(cache)))
+    if disk == "with a damaged record":
+        data.describe(ConfigDict({"data": data_of(cache)}))
+        shutil.copytree(cache, own)
+        file = next(own.rglob("*-train.array_record-*"))
+        content = bytearray(file.read_bytes())
+        content[len(content) // 8 : len(content) // 4] = bytes(len(content) // 8)
+        file.write_bytes(content)
+    flags = [f"--config={config}", f"--workdir={tmp_path}/run", "--config.data.stream=always"]
+    programs = [
+        ["tests.on_own_disk", str(tmp_path / "rows"), str(cache), str(place), "launch.dpsgd"]
+        for place in (cache, own)
+    ]
+    found = processes.ended(processes.start([flags] * 2, programs=programs))
+    words = {"without data": "No prepared data can be read in", "with a damaged record": "damaged"}
+    for code, _, errors in found:
+        assert code == 2, errors
+        told = [line for line in errors.splitlines() if line.startswith("error: ")]
+        assert len(told) == 1, errors
+        assert told[0].startswith("error: Process 1: "), errors
+        assert words[disk] in told[0]
+        assert str(own) in told[0]
+        assert "Traceback" not in errors
+    assert (tmp_path / "run").exists() == (disk == "with a damaged record")
+    assert not any(tmp_path.glob("run/**/checkpoints/[0-9]*"))
 
 
 def test_chunks_are_bounded_whatever_the_set(monkeypatch):

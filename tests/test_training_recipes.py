@@ -70,7 +70,7 @@ def sum_of_gradients(data, members, spec, clip_norm):
 
 def batch_of(data, rows, key=0):
     fetched = jax.jit(training._fetched, static_argnums=2)
-    return fetched(data, jax.random.key(key), HOW, None, jnp.asarray(rows))
+    return fetched(data, jax.random.key(key), spec_of("vmap"), None, jnp.asarray(rows))
 
 
 @settings(max_examples=6)

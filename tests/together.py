@@ -4,10 +4,13 @@ Each runs launchers in real processes on this machine, compares what they leave 
 one process, and prints a line. An assertion ends it.
 """
 
+import collections
 import csv
 import functools
 import importlib
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,19 +28,21 @@ from tests.launch.test_dpsgd import final_state
 from tests.test_hosts import SWEEP
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}  # of parameters; float32 rounding grows over steps
+ALWAYS = "--config.data.stream=always"
 BOUND_S = 20  # from the death of a process that computes with others to their end
 
 
-def timed(flags, job="dpsgd"):
+def timed(flags, job="dpsgd", programs=None):
     """Runs a launcher in as many processes as there are flags, all with the same; seconds."""
     start = time.monotonic()
     if len(flags) == 1:
-        command = [sys.executable, "-m", f"launch.{job}", *flags[0]]
+        (program,) = programs or [[f"launch.{job}"]]
+        command = [sys.executable, "-m", *program, *flags[0]]
         environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
         done = subprocess.run(command, cwd=CLONE, env=environment, capture_output=True, text=True)
         ended = [(done.returncode, done.stdout, done.stderr)]
     else:
-        ended = processes.ended(processes.start(flags, job), timeout=900)
+        ended = processes.ended(processes.start(flags, job, programs), timeout=900)
     assert not any(code for code, *_ in ended), ended
     return time.monotonic() - start
 
@@ -110,9 +115,37 @@ def batch(folder):
     report("batches over 2 processes", (folder / "1", folder / "2"), (alone, together))
 
 
-def killed(folder):
+def streamed(folder):
+    """The sweep from disk, in two processes with a disk each, and what each of them reads."""
+    config, cache = made_config(folder), folder / "cache"
+    timed([flags_of(config, folder / "memory")])
+    shutil.copytree(cache, folder / "disk")
+    disks = cache, folder / "disk"
+
+    def run(name, number, *more):
+        """The seconds, and how often each process has read each row."""
+        files = [folder / f"{name} {place}.json" for place in range(number)]
+        programs = [
+            ["tests.on_own_disk", str(file), str(cache), str(disk), "launch.dpsgd"]
+            for file, disk in zip(files, disks, strict=False)
+        ]
+        flags = flags_of(config, folder / name, ALWAYS, *more)
+        seconds = timed([flags] * number, programs=programs)
+        return seconds, [collections.Counter(json.loads(file.read_text())) for file in files]
+
+    alone, (whole,) = run("1", 1)
+    print(f"from disk and in memory: {compare(folder / 'memory', folder / '1')}", flush=True)
+    for what, more in (("models", ()), ("batches", ("--devices_per_model=2",))):
+        together, read = run(what, 2, *more)
+        assert read[0] + read[1] == whole
+        rows = " and ".join(str(own.total()) for own in read)
+        what_read = f"{what} over 2 processes from disk ({rows} of {whole.total()} rows read)"
+        report(what_read, (folder / "1", folder / what), (alone, together))
+
+
+def killed(folder, *more):
     """One of two processes is killed, the other ends too, and one process alone goes on."""
-    long = ("--config.epochs=200", "--config.checkpoint_epochs=5")
+    long = ("--config.epochs=200", "--config.checkpoint_epochs=5", *more)
     config = made_config(folder)
     timed([flags_of(config, folder / "undisturbed", *long)])
     for victim in (0, 1):
@@ -160,7 +193,10 @@ def made_config(folder):
     return file
 
 
-CHECKS = {check.__name__: check for check in (sweep, batch, killed)} | {
+CHECKS = {check.__name__: check for check in (sweep, batch, killed, streamed)} | {
+    "streamed_killed": lambda folder: killed(folder, ALWAYS),
+}
+CHECKS |= {
     name: functools.partial(job, name, changes)
     for name, changes in {
         "pate": {"cells": ()},

@@ -1,12 +1,13 @@
 """From price bars to the five splits of labelled images."""
 
-from dpfinjax.data.disk import Stored
+from dpfinjax.data.disk import Place, Stored, opened
 from dpfinjax.data.loading import Facts, StoredSplits, default_config, describe, load, name, stored
 from dpfinjax.data.splits import Examples, Splits
 
 __all__ = [
     "Examples",
     "Facts",
+    "Place",
     "Splits",
     "Stored",
     "StoredSplits",
@@ -14,5 +15,6 @@ __all__ = [
     "describe",
     "load",
     "name",
+    "opened",
     "stored",
 ]

@@ -1,7 +1,9 @@
 """A split that stays on disk: rows of it are read when they are asked for."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import grain
 import numpy as np
@@ -15,11 +17,29 @@ from dpfinjax.errors import InputError
 _CHUNK = 65_536
 
 
+class Place(NamedTuple):
+    """Where a split lies, in plain values that another process can be told.
+
+    Attributes:
+      folder: the absolute path of the prepared dataset.
+      split: the split's name.
+      digest: of the dataset's name, which stands for source, settings and code, and of how many
+        examples and bytes each of its splits has.
+    """
+
+    folder: str
+    split: str
+    digest: str
+
+
 class Stored:
     """A split of a prepared dataset, with random access to its examples.
 
     What is read is the same, bit for bit, as in the arrays that `data.load` gives, whether the
     dataset holds the images or only the bars that they show. Threads may read at once.
+
+    Attributes:
+      place: where it lies; `opened` opens it again, also in another process.
     """
 
     def __init__(self, builder: tfds.core.DatasetBuilder, split: str) -> None:
@@ -37,7 +57,7 @@ class Stored:
         self._source = _source([str(path) for path in info.filepaths])
         if len(self._source) != info.num_examples:
             raise ValueError(f"{len(self._source)} of {info.num_examples} examples are there.")
-        self._folder = builder.data_dir
+        self.place = Place(str(Path(builder.data_dir).absolute()), split, _digest(builder.info))
         self._has_images = "image" in builder.info.features
         self._length = builder.info.features["ohlc"].shape[0]
 
@@ -65,8 +85,9 @@ class Stored:
             records = self._records(rows)
         except RuntimeError as damage:
             raise InputError(
-                f"The prepared data in {self._folder} are damaged; delete that folder, and the "
-                "same command makes them again."
+                f"The prepared data in {self.place.folder} are damaged; delete that folder, and "
+                "the same command makes them again (for a process other than 0, "
+                "python -m launch.data on its machine)."
             ) from damage
         if self._has_images:
             image, label = _columns(records, _image_and_label, 2)
@@ -113,6 +134,41 @@ class Stored:
     def _joined(self, parts: Sequence[bytes]) -> np.ndarray:
         """The images of all parts."""
         return np.frombuffer(bytearray().join(parts), np.float32).reshape(-1, *self.image_shape)
+
+
+def opened(place: Place) -> Stored:
+    """Opens a split that another process has prepared.
+
+    Args:
+      place: from that process's `Stored`.
+
+    Returns:
+      The same split as this machine has it in that folder.
+
+    Raises:
+      InputError: if no data, other data or damaged data are there.
+    """
+    needed = (
+        "each process of a training that reads its examples from disk needs the data of process 0 "
+        "there, by a shared file system or made on its own machine by python -m launch.data."
+    )
+    try:
+        builder = tfds.builder_from_directory(place.folder)
+        digest = _digest(builder.info)
+    except Exception as error:  # whatever the readers raise where no dataset is, or a broken one
+        raise InputError(f"No prepared data can be read in {place.folder}; {needed}") from error
+    if digest != place.digest:
+        raise InputError(f"The prepared data in {place.folder} are others; {needed}")
+    try:
+        return Stored(builder, place.split)
+    except (ValueError, RuntimeError) as damage:
+        raise InputError(f"The prepared data in {place.folder} are damaged; {needed}") from damage
+
+
+def _digest(info: tfds.core.DatasetInfo) -> str:
+    """Tells datasets apart without reading their examples."""
+    splits = [(name, part.shard_lengths, part.num_bytes) for name, part in info.splits.items()]
+    return hashlib.sha256(repr((info.full_name, sorted(splits))).encode()).hexdigest()
 
 
 def _source(paths: list[str]) -> Any:
