@@ -4,21 +4,21 @@ from setuptools import find_packages, setup
 
 CORE = [
     "absl-py>=2.1",  # flags and entry points of the launchers
-    "array_record>=0.7",  # record files that TFDS reads and writes without TensorFlow
-    "dp-accounting>=0.5",  # privacy loss distributions, and the reference for our RDP
-    "flax>=0.10",  # linen: the networks
+    "array_record>=0.7.1",  # record files that TFDS reads and writes without TensorFlow
+    "dp-accounting>=0.6",  # privacy loss distributions, and the reference for our RDP
+    "flax>=0.11",  # linen: the networks
     "grain>=0.2.10",  # reads examples from disk in threads of its own; no TensorFlow
-    "jax>=0.5",  # everything on the device
-    "matplotlib>=3.8",  # pictures
+    "jax>=0.8",  # everything on the device
+    "matplotlib>=3.8.4",  # pictures
     "ml_collections>=1.0",  # configs, and their flags
-    "numpy>=1.26",  # everything on the host
-    "optax>=0.2.4",  # optimizers, schedules, losses
-    "orbax-checkpoint>=0.11",  # checkpoints that are whole or absent
+    "numpy>=2.0",  # everything on the host
+    "optax>=0.2.5",  # optimizers, schedules, losses
+    "orbax-checkpoint>=0.11.20",  # checkpoints that are whole or absent
     "plotly>=6",  # the report's interactive charts: brings plotly.js, which the page embeds
     "pyarrow>=16",  # fast readers of CSV and Parquet
-    "scipy>=1.15",  # special functions of the accountant, rank filters; JAX needs it already
+    "scipy>=1.15.2",  # special functions of the accountant, rank filters; JAX needs it already
     "tensorboardX>=2.6.2",  # TensorBoard events without TensorFlow, at a hundredth of its weight
-    "tensorflow-datasets>=4.9.7",  # prepared data sets, downloads; runs without TensorFlow
+    "tensorflow-datasets>=4.9.10",  # prepared data sets, downloads; runs without TensorFlow
     "tqdm>=4.66",  # progress bars
 ]
 EXTRAS = {
@@ -30,6 +30,7 @@ EXTRAS = {
         "pytest>=8",
         "pytest-xdist>=3.6",  # a test process a core: most of their time is compilation
         "ruff>=0.9",  # lint and format
+        "uv>=0.9",  # makes the lock files, and the oldest and newest environment that are tested
     ],
     "fuzz": ["atheris>=2.3"],  # inputs chosen by the branches they reach, for python -m tests.fuzz
     "peers": [  # what launch.bench compares with, best in an environment of its own
