@@ -5,6 +5,8 @@ import pytest
 from tests.faults import denied, full, jobs, kills, promises
 from tests.faults.campaign import campaign
 
+pytestmark = pytest.mark.long  # minutes of processes that start, compile and are killed
+
 
 @pytest.fixture(scope="module")
 def model_of(tmp_path_factory):
