@@ -53,7 +53,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
     """An exception, and those that it was raised from or beside."""
     while error is not None:
         yield error
-        error = error.__cause__ or error.__context__
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
 def _line(error: BaseException) -> str:

@@ -45,13 +45,18 @@ def ended(job: Job, place: Place, before: Sequence[str] = ()) -> str:
     return told[0] if told else ""
 
 
-def check_whole(place: Place, undisturbed: Place) -> None:
+def check_whole(place: Place, undisturbed: Place, with_cache: bool = True) -> None:
     """Looks at every file under a final name, and at what is stated in it.
+
+    Args:
+        place: Of the run that a fault befell.
+        undisturbed: Of the same run without it.
+        with_cache: Whether to look at the prepared data too.
 
     Raises:
         Broken: One is not whole, or states a smaller epsilon than the undisturbed run's.
     """
-    for folder in (place.run, place.cache):
+    for folder in (place.run, place.cache) if with_cache else (place.run,):
         for path in _final(folder):
             try:
                 _read(path)

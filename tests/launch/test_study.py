@@ -12,7 +12,17 @@ from absl import flags
 from ml_collections import config_flags
 
 from configs import study as study_config
-from dpfinjax import data, entropy, experiment, memory, pretraining, report, sweeps, workdir
+from dpfinjax import (
+    data,
+    entropy,
+    experiment,
+    memory,
+    pretraining,
+    report,
+    sealed,
+    sweeps,
+    workdir,
+)
 from dpfinjax.data.patterns import PATTERNS
 from dpfinjax.errors import InputError
 from dpfinjax.report import collect
@@ -88,6 +98,11 @@ def done(tmp_path_factory, cache):
 def copied(done, tmp_path):
     """A copy of the finished study under the same name of its last folder."""
     return shutil.copytree(done[0], tmp_path / "run")
+
+
+def seal_again(folder):
+    """Makes changed files of a finished part pass for what its launcher wrote."""
+    sealed.write(folder, json.loads((folder / sealed.SEAL).read_text()))
 
 
 def no_work(patch, *but):
@@ -323,6 +338,23 @@ def test_a_folder_of_another_study_is_refused(done, cache):
         launcher.study(make_config(cache, **{"audit.runs": 51}), done[0])
 
 
+def test_a_smaller_epsilon_in_a_finished_part_is_not_believed(done, copied, cache, monkeypatch):
+    path = copied / "dpsgd" / "privacy.json"
+    written = path.read_text()
+    content = json.loads(written)
+    for claim in content.values():
+        claim["epsilon"] = 0.1
+    path.write_text(json.dumps(content))
+    no_work(monkeypatch, "dpsgd", "load")
+    found = launcher.study(make_config(cache), copied)
+    assert path.read_text() == written
+    assert [m.epsilon for m in found.models] == [m.epsilon for m in done[1].models]
+    (copied / "attack" / "results.csv").write_text("cut")
+    no_work(monkeypatch, "dpsgd", "load")
+    with pytest.raises(AssertionError, match="done again"):
+        launcher.study(make_config(cache), copied)
+
+
 def test_a_refuted_epsilon_is_in_the_report_and_ends_with_exit_code_1(
     copied, cache, capsys, monkeypatch
 ):
@@ -330,6 +362,7 @@ def test_a_refuted_epsilon_is_in_the_report_and_ends_with_exit_code_1(
     content = json.loads(path.read_text())
     content["target_epsilon=4.0"][0] |= {"accused": True, "alarm": 5.5}
     path.write_text(json.dumps(content))
+    seal_again(path.parent)
     no_work(monkeypatch)
     with pytest.raises(SystemExit) as caught:
         launcher.study_or_fail(make_config(cache), copied)
@@ -345,6 +378,7 @@ def test_the_report_has_no_folder_and_nothing_that_must_not_be_published(
     with open(path) as file:
         rows = list(csv.DictReader(file))
     workdir.write_csv(path, [row | {"private_epsilon": 7182.818} for row in rows])
+    seal_again(path.parent)
     no_work(monkeypatch)
     found = launcher.study(make_config(cache), copied)
     for secret in ("7182.8", "data-dependent"):
@@ -369,6 +403,7 @@ def test_pate_is_left_out_where_public_windows_lack_a_pattern_and_the_reader_is_
     no_work(monkeypatch)
     shutil.rmtree(copied / "pate")
     workdir.write_json(copied / "data" / "facts.json", facts._asdict())
+    seal_again(copied / "data")
     found = launcher.study(config, copied)
     assert [m for m in found.models if m.family == "pate"] == []
     assert any(f"has no window of {rare}" in remark for remark in found.remarks)
