@@ -15,6 +15,17 @@ def free_port():
         return probe.getsockname()[1]
 
 
+def write_config(file, config):
+    """Writes a config file with plain values.
+
+    Importing tests instead computes, which no process may do before it has joined others.
+    """
+    file.write_text(
+        "from math import inf\nfrom ml_collections import ConfigDict\n"
+        f"def get_config(variant=''):\n    return ConfigDict({config.to_dict()!r})\n"
+    )
+
+
 def start(flags, job="dpsgd", programs=None, **environment):
     """Starts a process for each list of flags; each has one device.
 

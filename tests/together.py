@@ -175,13 +175,8 @@ def job(name, changes, folder):
     """Another launcher's small run in one process and in two."""
     module = importlib.import_module(f"tests.launch.test_{name}")
     config = module.make_config(str(folder / "cache"), **{"seed": 0, **changes})
-    # As plain values: importing tests computes, which no process may do before it has joined.
     file = folder / f"{name}.py"
-    file.write_text(
-        "from math import inf\nfrom ml_collections import ConfigDict\n"
-        "def get_config(variant=''):\n"
-        f"    return ConfigDict({config.to_dict()!r})\n"
-    )
+    processes.write_config(file, config)
     seconds = [timed([flags_of(file, folder / f"{n}")] * n, name) for n in (1, 2)]
     report(f"{name} in 2 processes", (folder / "1", folder / "2"), seconds)
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 from configs import attack, audit, data, dpsgd, pate, study
+from tests import processes
 from tests.launch.test_app import CLONE
 
 _MARKET = {"data.sim_bars": 120_000}
@@ -137,10 +138,7 @@ def command(job: Job, place: Place) -> list[str]:
     config.data.cache_dir = str(place.cache)
     place.own.mkdir(parents=True, exist_ok=True)
     file = place.own / "config.py"
-    file.write_text(
-        "from math import inf\nfrom ml_collections import ConfigDict\n"
-        f"def get_config(variant=''):\n    return ConfigDict({config.to_dict()!r})\n"
-    )
+    processes.write_config(file, config)
     flags = [f"--config={file}", f"--workdir={place.run}"]
     return [sys.executable, "-m", f"launch.{job.launcher}", *flags]
 
