@@ -5,6 +5,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from matplotlib.figure import Figure
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # The same examples in every run, on a slow machine too; `pytest --hypothesis-profile=default` looks
@@ -17,6 +18,20 @@ hypothesis.settings.load_profile("repeatable")
 def cache(tmp_path_factory):
     """A folder for prepared data sets that lasts for the session."""
     return str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def empty_pictures():
+    """Empty pictures of trained models: full ones take most of the time of a small training."""
+    from dpfinjax import plots
+
+    def draw(path, *_):
+        plots.save(Figure(figsize=(1, 1)), path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("training_curves", "confusion_matrix", "accuracy_per_pattern"):
+            patch.setattr(plots, name, draw)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,16 @@ from dpfinjax.errors import InputError
 from dpfinjax.pate import students
 from launch import dpsgd, pate
 
-SMALL = {"data.sim_bars": 120_000, "batch_size": 64, "epochs": 2.0, "model.hidden": (8,)}
+pytestmark = pytest.mark.usefixtures("empty_pictures")
+
+SMALL = {
+    "data.sim_bars": 120_000,
+    "batch_size": 64,
+    "epochs": 2.0,
+    "model.hidden": (8,),
+    "microbatch": 512,  # one piece, which compiles faster
+    "accountant": "rdp",
+}
 
 
 def make_config(cache, **changes):
@@ -138,7 +147,7 @@ def test_what_is_reported_is_the_config_that_was_given(cache):
 
 
 @pytest.fixture(scope="module")
-def runs(cache, tmp_path_factory):
+def runs(cache, tmp_path_factory, empty_pictures):
     """Two runs of one command, of which one was stopped after its first epoch."""
     config, folders = make_config(cache, seeds=2), []
     for name in ("a", "b"):

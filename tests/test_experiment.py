@@ -15,12 +15,7 @@ from dpfinjax.errors import InputError
 from tests.launch.test_app import CLONE
 
 CELLS = ({"noise_multiplier": 0.5}, {"noise_multiplier": 2.0}, {"learning_rate": 0.1})
-
-
-@pytest.fixture(autouse=True)
-def _no_pictures(monkeypatch):
-    """Pictures take most of the time of small trainings; tests of launchers look at them."""
-    monkeypatch.setattr(experiment.plots, "save", lambda figure, path: None)
+pytestmark = pytest.mark.usefixtures("empty_pictures")
 
 
 def make_config(cache, **changes):
@@ -30,6 +25,7 @@ def make_config(cache, **changes):
     config.model.update(variant="gaf_cnn", widths=(4, 4), hidden=(8,))
     config.augment.copies = 0
     config.update(seed=0, batch_size=64, epochs=3.0, accountant="rdp", cells=CELLS)
+    config.microbatch = 512  # one piece, which compiles faster
     config.update(changes)
     return config
 

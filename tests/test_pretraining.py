@@ -13,6 +13,8 @@ from dpfinjax.attacks import design, shadow_models, targets
 from dpfinjax.errors import InputError
 from tests.test_training import assert_trees_equal
 
+pytestmark = pytest.mark.usefixtures("empty_pictures")
+
 
 @pytest.fixture(scope="module", autouse=True)
 def home(tmp_path_factory):

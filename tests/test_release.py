@@ -20,6 +20,8 @@ from dpfinjax.errors import InputError
 from launch import dpsgd
 from tests.test_privacy import PROMISED
 
+pytestmark = pytest.mark.usefixtures("empty_pictures")
+
 SEED = 918273645
 FILES = {"parameters.npz", "model.json", "privacy.json", "MODEL_CARD.md"}
 STATED = PROMISED | {"batch_size", "examples", "overflow_probability"}
@@ -27,7 +29,7 @@ DESCRIBED = {"format", "network", "labels", "window_bars", "encoding"}
 
 
 @pytest.fixture(scope="module")
-def run(cache, tmp_path_factory):
+def run(cache, tmp_path_factory, empty_pictures):
     """A run on bars whose place and seed nobody may learn."""
     place = tmp_path_factory.mktemp("planted_source")
     source = place / "client_4711_bars.csv"

@@ -171,10 +171,12 @@ def on_four_devices(tmp_path_factory, cache, splits):
     return json.loads(file.read_text())
 
 
+@pytest.mark.long
 def test_batches_divided_over_devices_give_the_bits_of_such_batches_in_memory(on_four_devices):
     assert on_four_devices["distance"] == 0.0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("case", "owned"),
     [

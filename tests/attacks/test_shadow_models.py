@@ -12,6 +12,8 @@ from dpfinjax.errors import InputError
 from dpfinjax.training import Data
 from tests.test_resumable import Killed
 
+pytestmark = pytest.mark.usefixtures("empty_pictures")
+
 PRIVATE = {
     "clip_method": "auto",
     "noise_multiplier": 1.0,

@@ -22,7 +22,7 @@ def tried(
     """
     match kind:
         case "kill":
-            return [(sign, "the same bits") for sign in kills.survived(model, root, rng, most=4)]
+            return [(sign, "the same bits") for sign in kills.survived(model, root, rng, most=6)]
         case "full":
             return [("full disk", "a sentence, then the same bits")] * full.survived(
                 model, root, rng

@@ -19,7 +19,7 @@ _MARKET = {"data.sim_bars": 120_000}
 _TRAINED = _MARKET | {
     "seed": 0,
     "batch_size": 64,
-    "epochs": 40.0,
+    "epochs": 20.0,
     "accountant": "rdp",
     "model.hidden": (8,),
     "microbatch": 512,

@@ -5,7 +5,7 @@ import pytest
 from tests.faults import denied, full, jobs, kills, promises
 from tests.faults.campaign import campaign
 
-pytestmark = pytest.mark.long  # minutes of processes that start, compile and are killed
+long = pytest.mark.long  # minutes of processes that start, compile and are killed
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +25,15 @@ def model_of(tmp_path_factory):
 
 
 def test_a_dozen_kills_change_no_bit(model_of):
+    assert campaign("kill", ("dpsgd",), 12, 0, model_of) >= 12
+
+
+@long
+def test_kills_of_many_models_and_from_disk_change_no_bit(model_of):
     assert campaign("kill", ("stream", "sweep"), 12, 0, model_of) >= 12
 
 
+@long
 def test_a_full_disk_is_told_and_survived(model_of):
     try:
         assert campaign("full", ("stream",), 1, 0, model_of) > 1
@@ -35,10 +41,12 @@ def test_a_full_disk_is_told_and_survived(model_of):
         pytest.skip(f"no small disk can be mounted: {error}")
 
 
+@long
 def test_damaged_files_are_noticed_or_change_no_bit(model_of):
     assert campaign("damage", ("sweep",), 4, 0, model_of) == 4
 
 
+@long
 @pytest.mark.skipif(not denied.possible(), reason="root may write everywhere here")
 def test_a_folder_that_may_not_be_written_is_told(model_of, tmp_path):
     assert campaign("denied", ("sweep",), 1, 0, model_of) == 1
@@ -46,7 +54,7 @@ def test_a_folder_that_may_not_be_written_is_told(model_of, tmp_path):
 
 def test_a_broken_promise_is_noticed(model_of, tmp_path):
     """Each promise by itself: the same run passes, and fails after one change."""
-    whole = model_of("stream")
+    whole = model_of("dpsgd")
     place = jobs.Place(tmp_path)
     for path in whole.place.run.rglob("*"):
         if path.is_file():

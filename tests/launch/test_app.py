@@ -1,10 +1,14 @@
 """The launchers' edges: one sentence and exit code 2 for every mistake, and help that helps."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from dpfinjax.errors import InputError
+from tests.fuzz import launchers
 
 CLONE = Path(__file__).resolve().parent.parent.parent
 
@@ -30,22 +34,32 @@ def assert_refused(done, words):
     ("flag", "words"),
     [
         ("--config.colour=red", "no field 'colour'"),
-        ("--config.data.sauce=x", "no field 'sauce'"),
-        ("--config=configs/dpsgd.py:huge", "has no variant 'huge'; it has quick, paper"),
-        ("--config.foo.bar=1", "no field 'foo'"),
-        ("--config.epochs=many", "config.epochs"),
-        ("--config=configs/none.py", "does not name a config file"),
         ("--speed=9", "speed"),
-        ("quick", "is no flag"),
-        ("--config.target_epsilon=0", "config.target_epsilon is 0"),
         ("--config.data.source=/no/such/bars.csv", "/no/such/bars.csv"),
-        ("--config.data.source=", "data.source"),
-        ("--config.data.fractions=(0.9,0.9,0.1,0.1,0.1)", "data.fractions"),
     ],
 )
 def test_a_mistake_is_told_in_one_sentence(tmp_path, flag, words):
     assert_refused(launch(flag, f"--workdir={tmp_path}/run"), words)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("--config.data.sauce=x", "no field 'sauce'"),
+        ("--config=configs/dpsgd.py:huge", "has no variant 'huge'; it has quick, paper"),
+        ("--config.foo.bar=1", "no field 'foo'"),
+        ("--config.epochs=many", "config.epochs"),
+        ("--config=configs/none.py", "does not name a config file"),
+        ("quick", "is no flag"),
+        ("--config.target_epsilon=0", "config.target_epsilon is 0"),
+        ("--config.data.source=", "data.source"),
+        ("--config.data.fractions=(0.9,0.9,0.1,0.1,0.1)", "data.fractions"),
+    ],
+)
+def test_more_mistakes_are_told_in_one_sentence(flag, words):
+    with pytest.raises(InputError, match=re.escape(words)):
+        launchers.run_arguments(f"dpsgd\n{flag}".encode())
 
 
 @pytest.mark.parametrize("job", ["dpsgd", "baseline", "data"])

@@ -31,6 +31,8 @@ from launch import study as launcher
 from tests.launch.test_app import CLONE, assert_refused, launch
 from tests.test_resumable import Killed
 
+pytestmark = pytest.mark.usefixtures("empty_pictures")
+
 PAGES = ("report.html", "results.csv", "results.tex")
 LIKE_OURS = {
     # The published recipe's noise with our network and batches, whose program is compiled already.
@@ -85,7 +87,7 @@ def roomy(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory, cache):
+def done(tmp_path_factory, cache, empty_pictures):
     """A finished study's folder, and what was found."""
     folder = tmp_path_factory.mktemp("study") / "run"
     with pytest.MonkeyPatch.context() as patch:
