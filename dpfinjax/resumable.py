@@ -136,6 +136,7 @@ def spread(
     )
 
 
+@functools.partial(jax.jit, static_argnames="spec")
 def init(key: jax.Array, data: Data, spec: Spec) -> State:
     """Returns `training.init`'s state, with a leading axis of models where the keys have one."""
     if not key.ndim:

@@ -22,14 +22,17 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def empty_pictures():
-    """Empty pictures of trained models: full ones take most of the time of a small training."""
+    """Empty pictures of models and attacks: full ones take most of the time of small trainings."""
     from dpfinjax import plots
 
-    def draw(path, *_):
+    def draw(path, *_, **__):
         plots.save(Figure(figsize=(1, 1)), path)
 
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("training_curves", "confusion_matrix", "accuracy_per_pattern"):
+        for name in (
+            *("training_curves", "confusion_matrix", "accuracy_per_pattern"),
+            *("privacy_risk", "roc_curves", "exposed_windows", "audit_intervals"),
+        ):
             patch.setattr(plots, name, draw)
         yield
 

@@ -190,7 +190,7 @@ def start(cache, *arguments) -> subprocess.Popen:
 
 
 def test_a_killed_build_leaves_nothing_under_the_final_name(tmp_path):
-    assert start(tmp_path, "cut off").wait(60) == -signal.SIGKILL
+    assert start(tmp_path, "cut off").wait(300) == -signal.SIGKILL
     left = list(tmp_path.glob("candlestick_gaf/*/*"))
     assert left, "the build was killed before it began to write"
     assert all(folder.name.startswith("incomplete.") for folder in left)
@@ -198,7 +198,7 @@ def test_a_killed_build_leaves_nothing_under_the_final_name(tmp_path):
 
 
 def test_two_processes_may_build_the_same_dataset_at_once(tmp_path):
-    assert [process.wait(60) for process in [start(tmp_path), start(tmp_path)]] == [0, 0]
+    assert [process.wait(300) for process in [start(tmp_path), start(tmp_path)]] == [0, 0]
     [folder] = tmp_path.glob("candlestick_gaf/*/*")
     assert folder.name == "1.1.0"
     elsewhere = data.load(configured(tmp_path / "alone"))
