@@ -11,11 +11,12 @@ from flax import linen as nn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpfinjax import memory, training
+from dpfinjax import memory, models, training
 from dpfinjax.training import Data, HParams, Membership, Spec
-from tests.test_training import SMALL, Flat, assert_trees_close, assert_trees_equal
+from tests.test_training import Flat, assert_trees_close, assert_trees_equal
 
 UNITS, K, ROWS = 5, 3, 12
+SMALL = models.build("gaf_cnn", widths=(4,), strides=(2,), hidden=(8,))
 STEP = jax.jit(training.train_epoch, static_argnames="spec")
 FIT = jax.jit(training.fit, static_argnames="spec")
 
