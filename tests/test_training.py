@@ -298,6 +298,7 @@ def test_microbatches_never_change_the_training(method):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3), history, seen)
 
 
+@pytest.mark.long
 def test_fit_needs_no_jit():
     data, key, hparams = make_data(), jax.random.key(0), make_hparams()
     everyone, spec = training.everything(data), dataclasses.replace(SPEC, steps=2, epoch_steps=1)

@@ -67,6 +67,7 @@ def test_an_understated_epsilon_is_accused_by_all_strong_audits():
     assert len(accused(found)) >= 4
 
 
+@pytest.mark.long  # test_mutants has the same break by another audit
 def test_training_without_clipping_is_accused(monkeypatch):
     def whole(squares, clip_norm):
         nothing = jnp.zeros_like(next(iter(squares.values())), bool)

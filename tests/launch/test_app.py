@@ -62,7 +62,7 @@ def test_more_mistakes_are_told_in_one_sentence(flag, words):
         launchers.run_arguments(f"dpsgd\n{flag}".encode())
 
 
-@pytest.mark.parametrize("job", ["dpsgd", "baseline", "data"])
+@pytest.mark.parametrize("job", ["dpsgd", "data"])
 def test_help_shows_purpose_and_examples(job):
     done = launch("--help", job=job)
     assert done.returncode in (0, 1)  # absl's own choice

@@ -8,7 +8,7 @@ from configs import baseline as baseline_config
 from launch import dpsgd
 
 
-@pytest.mark.parametrize("variant", ["", "paper"])
+@pytest.mark.parametrize("variant", ["", pytest.param("paper", marks=pytest.mark.long)])
 def test_the_baseline_learns_and_promises_nothing(tmp_path, cache, variant):
     config = baseline_config.get_config(variant)
     config.data.update(sim_bars=120_000, cache_dir=cache)
