@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.faults import kills
 from tests.faults.campaign import KINDS, campaign
 
-_TIMES = {"kill": 100, "full": 6, "damage": 60, "denied": 12}
+_TIMES = {"kill": 100, "full": 50, "damage": 60, "denied": 12}
 _TRAINED = ("dpsgd", "sweep", "choice", "stream", "pate", "attack")
 _JOBS = {
     "kill": tuple(kills.SIGNS_OF),
