@@ -26,6 +26,9 @@ class Net(nn.Module):
 
 
 MODULE = Net()
+# Where tanh is saturated its derivative 1 - tanh^2 cancels, times parameters of some units. XLA may
+# compute a gradient once for its norm and once for the sum, with other rounding.
+GRADIENT_ROUNDING = 4e-6
 
 
 def make_batch(seed, examples=5):
@@ -68,7 +71,8 @@ def test_a_neighbour_changes_the_sum_by_at_most_the_sensitivity(method, rule, se
         assert change >= clip_norm * (1 - 1e-3)
     if rule == "automatic":
         expected = clip_norm * norm / (norm + rules.GAMMA)
-        assert change == pytest.approx(expected, rel=1e-3, abs=1e-5 * clip_norm)
+        rounding = clip_norm * GRADIENT_ROUNDING / rules.GAMMA
+        assert change == pytest.approx(expected, rel=1e-3, abs=rounding)
     if rule == "per_layer" and stats.clipped[row]:
         assert change >= clip_norm / math.sqrt(3) * (1 - 1e-3)
 
