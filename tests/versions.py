@@ -19,7 +19,10 @@ from pathlib import Path
 
 CLONE = Path(__file__).resolve().parent.parent
 RESOLUTIONS = {"oldest": "lowest-direct", "newest": "highest"}  # in uv's words
-TOLD = ("jax", "flax", "optax", "tensorflow-datasets", "orbax-checkpoint", "numpy", "scipy")
+TOLD = (
+    *("jax", "flax", "optax", "tensorflow-datasets"),
+    *("orbax-checkpoint", "numpy", "scipy", "pyarrow"),
+)
 SHARED = ("--numprocesses=auto", "--maxprocesses=4", "--dist=loadfile")  # as in the Makefile
 
 

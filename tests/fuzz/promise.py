@@ -1,6 +1,7 @@
 """What every input is promised: success or one sentence, soon, and in little memory."""
 
 import contextlib
+import faulthandler
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -62,7 +63,10 @@ def _check_sentence(text: str, size: int) -> None:
 
 @contextlib.contextmanager
 def _limited():
-    """Ends a block that takes too long, by processor time or by the clock."""
+    """Ends a block that takes too long, by processor time or by the clock.
+
+    Where it hangs outside Python no signal is heard, and the process ends with a traceback.
+    """
 
     def stop(signum, frame):
         raise Violation(f"not done after {SECONDS} s ({signal.Signals(signum).name})")
@@ -72,9 +76,11 @@ def _limited():
     before = {number: signal.signal(number, stop) for number in limits}
     for number, timer in limits.items():
         signal.setitimer(timer, seconds[number])
+    faulthandler.dump_traceback_later(2 * _WAITING_SECONDS, exit=True)
     try:
         yield
     finally:
+        faulthandler.cancel_dump_traceback_later()
         for number, timer in limits.items():
             signal.setitimer(timer, 0)
             signal.signal(number, before[number])
