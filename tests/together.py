@@ -32,12 +32,12 @@ ALWAYS = "--config.data.stream=always"
 BOUND_S = 20  # from the death of a process that computes with others to their end
 
 
-def timed(flags, job="dpsgd", programs=None):
-    """Runs a launcher in as many processes as there are flags, all with the same; seconds."""
+def timed(flags, job="dpsgd", programs=None, starter=()):
+    """Runs a launcher in as many processes as there are flags, or as the starter makes; seconds."""
     start = time.monotonic()
     if len(flags) == 1:
         (program,) = programs or [[f"launch.{job}"]]
-        command = [sys.executable, "-m", *program, *flags[0]]
+        command = [*starter, sys.executable, "-m", *program, *flags[0]]
         environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
         done = subprocess.run(command, cwd=CLONE, env=environment, capture_output=True, text=True)
         ended = [(done.returncode, done.stdout, done.stderr)]
@@ -104,6 +104,18 @@ def sweep(folder, numbers=(2, 4)):
             (folder / "1", folder / f"{number}"),
             (alone, together),
         )
+
+
+def clusters(folder):
+    """The sweep as two tasks of Slurm and of Open MPI, where there are any."""
+    config = made_config(folder)
+    alone = timed([flags_of(config, folder / "1")])
+    for starter in ("srun", "mpirun"):
+        if not shutil.which(starter):
+            print(f"there is no {starter}", flush=True)
+            continue
+        together = timed([flags_of(config, folder / starter)], starter=(starter, "-n", "2"))
+        report(f"sweep under {starter}", (folder / "1", folder / starter), (alone, together))
 
 
 def batch(folder):
@@ -188,7 +200,7 @@ def made_config(folder):
     return file
 
 
-CHECKS = {check.__name__: check for check in (sweep, batch, killed, streamed)} | {
+CHECKS = {check.__name__: check for check in (sweep, clusters, batch, killed, streamed)} | {
     "streamed_killed": lambda folder: killed(folder, ALWAYS),
 }
 CHECKS |= {
