@@ -398,7 +398,7 @@ def test_checker_agrees_with_a_loop(n, seed, blows, time_blows):
     for row, field, value in blows:
         getattr(bars, field)[row % n] = value
     for row, seconds in time_blows:
-        shift = np.timedelta64("NaT") if seconds is None else np.timedelta64(seconds, "s")
+        shift = np.timedelta64("NaT", "s") if seconds is None else np.timedelta64(seconds, "s")
         bars.time[row % n] += shift
     row = slow_first_bad_row(bars)
     if row is None:

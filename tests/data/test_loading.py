@@ -94,7 +94,7 @@ def test_the_splits_are_the_images_of_the_windows_of_the_file(twin, cache, pick)
         assert split.ohlc.dtype == np.float64
         assert split.time.dtype == "datetime64[us]"
         assert all(values.flags.writeable for values in split)
-        assert (np.diff(split.time) > np.timedelta64(0)).all()
+        assert (np.diff(split.time) > np.timedelta64(0, "s")).all()
 
 
 @either_file
@@ -423,7 +423,7 @@ def test_a_unit_is_in_one_split_and_the_facts_count_it(tmp_path, markets, unit):
     owners = [set(split.unit.tolist()) for split in splits]
     assert sum(map(len, owners)) == len(set().union(*owners))
     for split, name in zip(splits, splits._fields, strict=True):
-        assert (np.diff(split.time) >= np.timedelta64(0)).all()
+        assert (np.diff(split.time) >= np.timedelta64(0, "s")).all()
         counts = np.unique(split.unit, return_counts=True)[1]
         assert facts.units[name] == np.bincount(counts).tolist()
     assert facts.unit_name == unit

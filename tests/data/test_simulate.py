@@ -51,7 +51,7 @@ def test_every_bar_is_valid(n, seed, tick, ticks, volatility, gap_rate):
     assert all(column.shape == (n,) for column in made)
     assert all(column.dtype == np.float64 for column in made[1:])
     check(made, "sim")
-    assert np.all((made.time - made.time[0]) % MINUTE == np.timedelta64(0))
+    assert np.all((made.time - made.time[0]) % MINUTE == np.timedelta64(0, "s"))
     assert np.all(made.volume > 0)
 
 
