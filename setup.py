@@ -28,7 +28,7 @@ EXTRAS = {
         "mypy>=1.13",  # types
         "playwright>=1.49",  # the report in the system's Chromium, where there is one
         "pytest>=8",
-        "pytest-xdist>=3.7",  # a test process a core: most of their time is compilation
+        "pytest-xdist>=3.8",  # a test process a core: most of their time is compilation
         "ruff>=0.9",  # lint and format
         "uv>=0.9",  # makes the lock files, and the oldest and newest environment that are tested
     ],

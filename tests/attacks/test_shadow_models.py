@@ -43,7 +43,7 @@ def make_run(cache, **changes):
     config = dpsgd_config.get_config()
     config.target_epsilon = None
     config.data.update(sim_bars=120_000, cache_dir=cache, fractions=(0.4, 0.05, 0.1, 0.05, 0.4))
-    config.model.update(variant="gaf_cnn", widths=(4, 4), hidden=(8,))
+    config.model.hidden = (8,)
     config.update(seed=0, batch_size=32, epochs=3.0, accountant="rdp", microbatch=128)
     config.update(PLAIN | changes)
     (run,) = experiment.runs_of(config, data.describe(config))
