@@ -62,10 +62,10 @@ def trainings(long=False):
     plain = dataclasses.replace(SHORT, clip_method="none")
     cases = {
         "units": (4, in_units()),
-        "without privacy": (4, (plain, data, KEY, make_hparams(0.05))),
         "three models": (2, (SHORT, data, jax.random.split(KEY, 3), several)),
     }
     if long:
+        cases["without privacy"] = (4, (plain, data, KEY, make_hparams(0.05)))
         cases["copies"] = (4, in_units(augmentation=Augmentation(copies=1, price_noise=0.1)))
         cases["by vmap"] = (4, in_units(clip_method="vmap"))
         cases["by layer"] = (4, in_units(clip_rule="per_layer"))

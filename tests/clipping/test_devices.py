@@ -23,7 +23,7 @@ def found(tmp_path_factory):
     return json.loads(file.read_text())
 
 
-@pytest.mark.parametrize("case", ["units", "without privacy", "three models"])
+@pytest.mark.parametrize("case", ["units", "three models"])
 def test_several_devices_train_the_model_of_one(found, case):
     """Noise that each device drew and added would be as large as the parameters."""
     assert found["trainings"][case] < 1e-5

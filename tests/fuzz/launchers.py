@@ -7,6 +7,7 @@ import importlib
 import io
 import json
 import os
+import subprocess
 import sys
 import tempfile
 import urllib.error
@@ -41,6 +42,7 @@ JOBS = {
 CLONE = Path(__file__).resolve().parent.parent.parent
 _SIZES = dict(zip(Splits._fields, (2400, 80, 80, 400, 2400), strict=True))
 _LARGEST_MARKET = 10**9
+_SETTLED = {"JAX_NUM_CPU_DEVICES": "1", "JAX_COMPILATION_CACHE_DIR": ""}  # jax runs here already
 
 
 class Started(Exception):
@@ -64,20 +66,34 @@ def config_of(job: str) -> ConfigDict:
     return importlib.import_module(f"configs.{job}").get_config()
 
 
+def ended(job: str, *given: str) -> subprocess.CompletedProcess[str]:
+    """Runs a launcher in this process with flags, as a shell would."""
+    argv = [f"launch/{job}.py", *given]
+    with io.StringIO() as printed, contextlib.redirect_stdout(printed), _stderr() as told:
+        code: object = 0
+        with (
+            _no_flags(),
+            mock.patch.object(sys, "argv", argv),
+            mock.patch.dict(os.environ, _SETTLED),
+        ):
+            try:
+                app.run(JOBS[job], job)
+            except SystemExit as end:
+                code = end.code
+        return subprocess.CompletedProcess(argv, code, printed.getvalue(), told.getvalue())
+
+
 def run_arguments(given: bytes) -> None:
     """Runs the launcher of the first line with a flag for each other line, as a shell would."""
     lines = given.decode("utf-8", "surrogateescape").replace("\0", "").split("\n")
     job = lines.pop(0) if lines[0] in JOBS else "dpsgd"
-    with prepared() as folder, _no_flags(), contextlib.redirect_stdout(io.StringIO()):
-        argv = [f"launch/{job}.py", f"--workdir={folder / 'run'}"]
-        argv += [line.replace("{bars}", str(folder / "bars.csv")) for line in lines]
-        with mock.patch.object(sys, "argv", argv), _stderr() as told:
-            try:
-                app.run(JOBS[job], job)
-            except Started:
-                return
-            except SystemExit as end:
-                _check_end(end.code, told.getvalue())
+    with prepared() as folder:
+        flags_given = [line.replace("{bars}", str(folder / "bars.csv")) for line in lines]
+        try:
+            done = ended(job, f"--workdir={folder / 'run'}", *flags_given)
+        except Started:
+            return
+        _check_end(done.returncode, done.stderr)
 
 
 def run_config(given: bytes) -> None:
@@ -156,9 +172,7 @@ def prepared():
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = Path(name)
         (folder / "bars.csv").write_bytes(valid.texts()[0])
-        environment = {"XDG_CACHE_HOME": name, "JAX_NUM_CPU_DEVICES": "1"}
-        environment |= {"JAX_COMPILATION_CACHE_DIR": name}
-        stack.enter_context(mock.patch.dict(os.environ, environment))
+        stack.enter_context(mock.patch.dict(os.environ, {"XDG_CACHE_HOME": name}))
         for target, stub in (
             ("dpfinjax.data.load", _load),
             ("dpfinjax.data.describe", _describe),

@@ -2,8 +2,6 @@
 
 import csv
 import json
-import subprocess
-import sys
 
 import pytest
 
@@ -11,16 +9,14 @@ from configs import audit as audit_config
 from dpfinjax.attacks import mutants
 from dpfinjax.errors import InputError
 from launch import audit
-from tests.launch.test_app import CLONE
+from tests.fuzz import launchers
+from tests.launch.test_app import assert_refused
 
 SMALL = {
     "data.sim_bars": 120_000,
     "batch_size": 64,
     "steps": 5,
     "epochs": None,
-    "model.variant": "gaf_cnn",
-    "model.widths": (2,),
-    "model.strides": (2,),
     "model.hidden": (),
     "clip_method": "vmap",
     "audit.canaries": 100,
@@ -117,9 +113,5 @@ def test_mistakes_about_mutants_are_named(tmp_path, cache):
 
 
 def test_bad_input_ends_with_exit_code_2_and_one_sentence():
-    command = [sys.executable, "-m", "launch.audit", "--config.audit.kind=loud"]
-    done = subprocess.run(command, cwd=CLONE, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stderr == (
-        "error: config.audit.kind is 'loud'; it must be one of mislabelled, random.\n"
-    )
+    done = launchers.ended("audit", "--config.audit.kind=loud")
+    assert_refused(done, "config.audit.kind is 'loud'; it must be one of mislabelled, random.")

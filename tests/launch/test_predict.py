@@ -124,4 +124,3 @@ def test_the_command_has_flags_of_its_own(place, tmp_path):
     assert "windows labelled at" in done.stdout
     assert (tmp_path / "labels.csv").exists()
     assert_refused(launch(f"--bars={place}/bars.csv", job="predict"), "--model is missing")
-    assert_refused(launch("--stride=many", job="predict"), "stride")

@@ -28,7 +28,8 @@ from dpfinjax.errors import InputError
 from dpfinjax.report import collect
 from launch import attack, audit, dpsgd, pate
 from launch import study as launcher
-from tests.launch.test_app import CLONE, assert_refused, launch
+from tests.fuzz import launchers
+from tests.launch.test_app import CLONE, assert_refused
 from tests.test_resumable import Killed
 
 pytestmark = pytest.mark.usefixtures("empty_pictures")
@@ -311,13 +312,13 @@ def test_a_mistake_in_any_part_is_found_before_anything_is_done(cache, tmp_path,
 
 def test_a_mistake_in_the_last_part_is_one_sentence(cache, tmp_path):
     data.describe(make_config(cache))  # prepared with a bar of its own
-    done = launch(
+    done = launchers.ended(
+        "study",
         "--config=configs/study.py:quick",
         "--config.data.sim_bars=120000",
         f"--config.data.cache_dir={cache}",
         "--config.audit.canaries=10000000",
         f"--workdir={tmp_path}/run",
-        job="study",
     )
     assert_refused(done, "config.audit.canaries is 10000000")
     assert not (tmp_path / "run").exists()

@@ -2,8 +2,6 @@
 
 import csv
 import json
-import subprocess
-import sys
 
 import dp_accounting
 import numpy as np
@@ -18,15 +16,13 @@ from dpfinjax import data, experiment
 from dpfinjax.data import units
 from dpfinjax.errors import InputError
 from launch import attack, audit, dpsgd, pate
-from tests.launch.test_app import CLONE
+from tests.fuzz import launchers
+from tests.launch.test_app import assert_refused
 from tests.test_release import STATED
 
 SMALL = {
     "data.sim_bars": 120_000,
     "data.fractions": (0.6, 0.1, 0.1, 0.1, 0.1),
-    "model.variant": "gaf_cnn",
-    "model.widths": (2,),
-    "model.strides": (2,),
     "model.hidden": (),
     "privacy.unit": "day",
     "privacy.windows_per_unit": 8,
@@ -122,11 +118,8 @@ def test_jobs_that_work_by_window_refuse_another_unit(tmp_path, cache, job, modu
 
 def test_bars_without_the_unit_s_column_end_with_exit_code_2_and_one_sentence(tmp_path):
     (tmp_path / "bars.csv").write_text("time,open,high,low,close\n2020-01-01,1,2,1,2\n")
-    command = [sys.executable, "-m", "launch.dpsgd", "--config.privacy.unit=client"]
-    command += [f"--config.data.source={tmp_path}/bars.csv", f"--workdir={tmp_path}/run"]
-    command += [f"--config.data.cache_dir={tmp_path}/cache"]
-    done = subprocess.run(command, cwd=CLONE, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {tmp_path}/bars.csv has no column 'client' but")
-    assert done.stderr.count("\n") == 1
+    flags = ["--config.privacy.unit=client", f"--config.data.source={tmp_path}/bars.csv"]
+    flags += [f"--config.data.cache_dir={tmp_path}/cache", f"--workdir={tmp_path}/run"]
+    done = launchers.ended("dpsgd", *flags)
+    assert_refused(done, f"{tmp_path}/bars.csv has no column 'client' but")
     assert not (tmp_path / "run").exists()
