@@ -105,7 +105,11 @@ def trained(epoch_of, membership, held, spec, models, examples):
 
 @pytest.mark.parametrize(
     ("method", "models", "copies"),
-    [("ghost", None, 0), ("none", None, 2), ("none", 3, 0)],
+    [
+        ("ghost", None, 0),
+        ("none", None, 2),
+        pytest.param("none", 3, 0, marks=pytest.mark.long),
+    ],
 )
 def test_training_from_disk_gives_the_bits_of_training_in_memory(splits, method, models, copies):
     whole, stored = splits

@@ -88,7 +88,9 @@ def test_epochs_one_by_one_are_the_whole_program():
     np.testing.assert_allclose(losses, history.loss, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("steps", "epoch_steps"), [(7, 3), (1, 5)])
+@pytest.mark.parametrize(
+    ("steps", "epoch_steps"), [(7, 3), pytest.param(1, 5, marks=pytest.mark.long)]
+)
 def test_the_number_of_updates_is_exact_whatever_the_epochs(steps, epoch_steps):
     spec = dataclasses.replace(SPEC, steps=steps, epoch_steps=epoch_steps)
     data, key, hparams = make_data(), jax.random.key(0), make_hparams()

@@ -23,7 +23,10 @@ TOLD = (
     *("jax", "flax", "optax", "tensorflow-datasets"),
     *("orbax-checkpoint", "numpy", "scipy", "pyarrow"),
 )
-SHARED = ("--numprocesses=auto", "--maxprocesses=4", "--dist=loadfile")  # as in the Makefile
+SHARED = (  # as in the Makefile
+    *("--numprocesses=auto", "--maxprocesses=4"),
+    *("--dist=loadfile", "--no-loadscope-reorder"),
+)
 
 
 def uv(*arguments):

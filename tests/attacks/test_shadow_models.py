@@ -60,7 +60,13 @@ def train(run, pool, membership, folder, models_at_once=16, keys=None, examples=
     return shadow_models.train(keys, run, membership, examples or pool.data, folder, models_at_once)
 
 
-@pytest.mark.parametrize("changes", [PRIVATE, PLAIN], ids=["private", "plain"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param(PRIVATE, id="private"),
+        pytest.param(PLAIN, id="plain", marks=pytest.mark.long),
+    ],
+)
 def test_a_shadow_model_with_the_target_s_examples_and_key_is_the_target(
     tmp_path, cache, monkeypatch, changes
 ):
