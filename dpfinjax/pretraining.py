@@ -12,7 +12,7 @@ from flax import linen as nn
 from flax import serialization
 from ml_collections import ConfigDict
 
-from dpfinjax import data, models, training, workdir
+from dpfinjax import data, models, sealed, training, workdir
 from dpfinjax.errors import InputError
 from dpfinjax.training import Data, HParams, Spec
 
@@ -68,17 +68,19 @@ def start(config: ConfigDict) -> Any:
       InputError: if so few bars hold no windows.
     """
     module = models.build(**config.model)
-    path = _cache(config) / "pretrained" / f"{name(config)}.msgpack"
+    path = _cache(config) / "pretrained" / f"{name(config)}.sealed"
     try:
         image = jnp.zeros((1, LENGTH, LENGTH, 4))
         like = module.init(jax.random.key(0), image)["params"]
-        return jax.tree.map(jnp.asarray, serialization.from_bytes(like, path.read_bytes()))
+        kept = sealed.content(path.read_bytes())
+        return jax.tree.map(jnp.asarray, serialization.from_bytes(like, kept))
     except (OSError, ValueError):  # none yet, or one that is damaged
         params = _trained(module, config)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with workdir.replacing(path) as temporary:
-            Path(temporary).write_bytes(serialization.to_bytes(jax.tree.map(np.asarray, params)))
+            content = serialization.to_bytes(jax.tree.map(np.asarray, params))
+            temporary.write_bytes(sealed.with_digest(content))
     except OSError as error:
         raise InputError(
             f"{path.parent} cannot be written ({error.strerror}), where pretrained parameters are "

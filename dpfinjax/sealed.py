@@ -1,4 +1,4 @@
-"""Folders that know the digests of their files, so that damage is noticed before it is used."""
+"""Folders and files that know their digests, so that damage is noticed before it is used."""
 
 import hashlib
 from collections.abc import Iterable
@@ -47,6 +47,23 @@ def check(folder: str | Path, remedy: str) -> None:
     """
     if not is_kept(folder):
         raise InputError(f"{folder} is damaged: its files are not as they were written; {remedy}.")
+
+
+def with_digest(content: bytes) -> bytes:
+    """Returns what a single file holds that knows its digest: SHA-256, then the content."""
+    return hashlib.sha256(content).digest() + content
+
+
+def content(kept: bytes) -> bytes:
+    """Returns the content of a file that `with_digest` made.
+
+    Raises:
+      ValueError: if it is not as it was written.
+    """
+    digest, found = kept[: hashlib.sha256().digest_size], kept[hashlib.sha256().digest_size :]
+    if hashlib.sha256(found).digest() != digest:
+        raise ValueError("the digest is that of another content")
+    return found
 
 
 def _digests(folder: Path, files: Iterable[str | Path] | None) -> dict[str, str]:
