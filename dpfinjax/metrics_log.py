@@ -1,17 +1,23 @@
 """Metrics of a training as JSON lines and TensorBoard events, which a resumed run continues."""
 
+import contextlib
 import json
+import socket
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tensorboardX import SummaryWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.record_writer import RecordWriter
 
 from dpfinjax import workdir
 from dpfinjax.errors import InputError
 
 METRICS = "metrics.jsonl"
+_SHOWN_SECONDS = 60  # after which TensorBoard can see an event
 
 
 class MetricsLog:
@@ -27,7 +33,13 @@ class MetricsLog:
         with workdir.replacing(path) as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
         self._file = open(path, "a")  # noqa: SIM115, closed by __exit__
-        self._events = SummaryWriter(str(Path(folder) / "tensorboard"), purge_step=step + 1)
+        events = Path(folder) / "tensorboard"
+        events.mkdir(exist_ok=True)
+        # Not by a SummaryWriter: where the disk is full its thread dies, and who writes then waits.
+        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}"
+        self._events, self._shown = RecordWriter(str(events / name)), time.monotonic()
+        self._add(file_version="brain.Event:2")
+        self._add(step=step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def write(self, step: int, split: str, values: Mapping[str, float | None]) -> None:
         """Adds one line, and each value that is not None as a TensorBoard scalar `split/name`."""
@@ -36,7 +48,14 @@ class MetricsLog:
         self._file.flush()
         for name, value in values.items():
             if value is not None:
-                self._events.add_scalar(f"{split}/{name}", value, step)
+                scalar = Summary.Value(tag=f"{split}/{name}", simple_value=value)
+                self._add(step=step, summary=Summary(value=[scalar]))
+        if time.monotonic() - self._shown > _SHOWN_SECONDS:
+            self._events.flush()
+            self._shown = time.monotonic()
+
+    def _add(self, **fields: Any) -> None:
+        self._events.write(Event(wall_time=time.time(), **fields).SerializeToString())
 
     def __enter__(self) -> "MetricsLog":
         return self
@@ -47,8 +66,8 @@ class MetricsLog:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._file.close()
-        self._events.close()
+        with self._file, contextlib.closing(self._events):
+            pass
 
 
 def read(folder: str | Path) -> list[dict[str, Any]]:
