@@ -1,5 +1,6 @@
 """`fit` epoch by epoch from the host: progress, checkpoints, and the same bits after a kill."""
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dpfinjax import hosts, sealed, training
@@ -302,8 +304,20 @@ def _save(manager: ocp.CheckpointManager, epochs: int, state: State) -> None:
     """Writes a checkpoint and, when it is whole, the digests by which damage is noticed."""
     if epochs in manager.all_steps():
         manager.delete(epochs)  # a kill came before its digests
-    manager.save(epochs, args=ocp.args.StandardSave(jax.device_get(state)))
+    with _logging_nothing():  # what a disk refuses is raised, and logged with a traceback too
+        manager.save(epochs, args=ocp.args.StandardSave(jax.device_get(state)))
     sealed.write(_folder(manager, epochs))
+
+
+@contextlib.contextmanager
+def _logging_nothing() -> Iterator[None]:
+    """Silences Orbax, which logs by absl."""
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.FATAL)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _last(manager: ocp.CheckpointManager) -> int:

@@ -1,6 +1,7 @@
 """A training that is cut off and called again ends with the same bits."""
 
 import dataclasses
+import resource
 
 import jax
 import numpy as np
@@ -35,6 +36,19 @@ def run(folder, spec=SPEC, kill_at=None, checkpoint_epochs=1, hparams=None, stop
     everyone = training.everything(data)
     arguments = (KEY, hparams or make_hparams(), everyone, data, spec, folder, on_epoch)
     return resumable.fit(*arguments, checkpoint_epochs, stop_when_lost), seen
+
+
+@pytest.mark.parametrize("most", [64, 400])  # bytes of a file: refused to Orbax, to TensorStore
+def test_a_disk_that_takes_no_more_is_told_by_the_error_alone(tmp_path, caplog, most):
+    state, _ = run(tmp_path / "first")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+    try:
+        with pytest.raises((OSError, ValueError), match="File too large"):
+            resumable.save(tmp_path / "full", 3, state)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not caplog.text
 
 
 def test_it_trains_as_fit_does(tmp_path):
