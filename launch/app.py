@@ -51,6 +51,9 @@ def run(
         # Models of a sweep are divided over devices; a device a core is how a CPU trains them fast.
         jax.config.update("jax_num_cpu_devices", _cores())
 
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = _unraisable
+
     def parse(argv: Sequence[str]) -> list[str]:
         with _mistakes_told():
             with _config_told():
@@ -86,6 +89,15 @@ def _run_or_follow(job: Callable[[ConfigDict, str], object]) -> None:
             job(flag.config, flag.workdir)
         else:
             hosts.follow()
+
+
+def _unraisable(found: "sys.UnraisableHookArgs") -> None:
+    """Tells what could not be raised, but for complaints of a checkpoint that a disk refused.
+
+    TensorStore's threads go on after Orbax has raised the error, and miss the event loop.
+    """
+    if str(found.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(found)
 
 
 def _cores() -> int:
