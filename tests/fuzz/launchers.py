@@ -1,4 +1,4 @@
-"""Launchers, run within this process up to the moment at which their work would begin."""
+"""Launchers, run within this process; where inputs are tried, until their work would begin."""
 
 import contextlib
 import functools

@@ -2,13 +2,16 @@
 
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
 
+from launch import app
 from tests.fuzz import launchers
 
 CLONE = Path(__file__).resolve().parent.parent.parent
+CLOSED = RuntimeError("Event loop is closed")  # from TensorStore, after a refused checkpoint
 OTHERS = (*(job for job in launchers.JOBS if job != "dpsgd"), "predict", "scaling")
 
 
@@ -65,3 +68,13 @@ def test_help_shows_purpose_and_examples(job):
     assert f"python -m launch.{job}" in done.stdout
     assert "--config" in done.stdout
     assert "--workdir" in done.stdout
+
+
+@pytest.mark.parametrize(("error", "times"), [(CLOSED, 0), (RuntimeError("another"), 1)])
+def test_all_that_cannot_be_raised_is_told_but_a_refused_checkpoint_s_echo(
+    monkeypatch, error, times
+):
+    told = []
+    monkeypatch.setattr(sys, "__unraisablehook__", told.append)
+    app._unraisable(types.SimpleNamespace(exc_value=error))
+    assert len(told) == times
